@@ -1,0 +1,28 @@
+"""Strict numerics for the whole suite: eight virtual devices, no silent promotion of ranks or types."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+from absl import flags
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax-tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture
+def shared() -> pathlib.Path:
+    """The folder of reference data that lies beside a developer's checkout."""
+    if not SHARED.is_dir():
+        pytest.skip("no folder ../shared with the reference data beside this checkout")
+    return SHARED
