@@ -1,4 +1,4 @@
-"""What flows between the parts: a batch goes into a model, `Outputs` come out, losses go by name."""
+"""What flows between the parts: a batch goes into a model, `Outputs` come out."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +12,8 @@ BANDS = ("visible", "near_infrared", "thermal")
 class UserError(Exception):
     """Something the user can mend. Its text is one sentence that says what clashes and what to do.
 
-    `main.py` and the scripts print the text alone and exit with `exit_code`; a traceback would hide it.
+    `main.py` and the scripts print the text alone and exit with `exit_code`; a traceback would
+    hide it.
     """
 
     def __init__(self, message: str, exit_code: int = 1):
@@ -41,3 +42,11 @@ class Outputs:
     logits: Mapping[str, jax.Array]  # {name: [B, C]} float32
     embedding: jax.Array  # [B, E] float32, not normalised
     extras: Mapping[str, jax.Array]  # whatever else a loss or a test wants, by name
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """The rules of one retrieval score; they belong to a data set and are printed with it."""
+
+    name: str  # "wmveid863/official", "rendered/camera", ...
+    junk: str  # gallery entries of the query's identity and same "camera" | "scene" | "none" go

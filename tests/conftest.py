@@ -1,4 +1,4 @@
-"""Strict numerics for the whole suite: eight virtual devices, no silent promotion of ranks or types."""
+"""Strict numerics for the suite: eight virtual devices, no silent promotion of ranks or types."""
 
 import os
 import pathlib
