@@ -1,0 +1,127 @@
+"""The layers every model here is made of, and the one rule about number formats.
+
+Parameters, normalisation statistics and the residual stream are float32. `dtype` is the type that
+matrix products run in (float32 or bfloat16); each product's result is cast back where it meets the
+residual stream. Softmax runs in float32 inside `jax.nn.dot_product_attention`.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+normal_002 = nn.initializers.normal(0.02)
+
+
+class Dense(nn.Module):
+    """x W + b over the last axis, in `dtype`; `columns` computes a slice of the outputs only."""
+
+    features: int
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer = normal_002
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: jax.Array, columns: slice = slice(None)) -> jax.Array:
+        """[..., D] to [..., features] in `dtype`."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        y = x.astype(self.dtype) @ kernel[:, columns].astype(self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,))[columns].astype(self.dtype)
+            y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+        return y
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis with scale and bias, in float32."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] to [..., D] float32."""
+        x = x.astype(jnp.float32)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:]).reshape(shape)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:]).reshape(shape)
+        # Two passes: the shortcut E[x^2] - E[x]^2 loses digits that parity tests look at.
+        x = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(x).mean(-1, keepdims=True)
+        return x * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm over the batch axis with a scale and no bias (the neck of BNNeck), in float32.
+
+    y = scale (x - mean) / sqrt(var + 1e-5). Training uses the biased variance of the whole batch and
+    moves the running statistics by 0.1; the running variance takes the unbiased one, as torch does.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """[B, D] to [B, D] float32."""
+        width, x = x.shape[-1], x.astype(jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
+        var = self.variable("batch_stats", "var", jnp.ones, (width,))
+        mu, sigma2 = mean.value, var.value
+        if train and not self.is_initializing():
+            mu = x.mean(0)
+            sigma2 = jnp.square(x - mu[None]).mean(0)
+            unbiased = sigma2 * (x.shape[0] / max(x.shape[0] - 1, 1))
+            mean.value = 0.9 * mean.value + 0.1 * mu
+            var.value = 0.9 * var.value + 0.1 * unbiased
+        return (x - mu[None]) * (scale * jax.lax.rsqrt(sigma2 + 1e-5))[None]
+
+
+def drop_path(key: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
+    """x [B, ...] with whole samples zeroed at `rate` and the others scaled by 1 / (1 - rate)."""
+    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+    keep = 1.0 - rate
+    mask = jnp.floor(keep + jax.random.uniform(key, shape))
+    return x * (mask / keep).astype(x.dtype)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: x + attention(LN x), then x + MLP(LN x), with exact GELU.
+
+    `class_only` returns the class token alone: keys and values come from all tokens, everything
+    after them is computed for one. The result is the same and a last block costs a third.
+    """
+
+    heads: int
+    drop: bool  # whether drop path can be on at all; the rate itself is an argument
+    dtype: jnp.dtype
+    attention: str  # implementation of jax.nn.dot_product_attention: "xla", "cudnn"
+    class_only: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drop_rate: jax.Array, train: bool) -> jax.Array:
+        """[B, 1+n, D] float32 and a drop-path rate to [B, 1+n or 1, D] float32."""
+        batch, width = x.shape[0], x.shape[-1]
+
+        def residual(x: jax.Array, y: jax.Array) -> jax.Array:
+            y = y.astype(jnp.float32)
+            if train and self.drop:
+                y = drop_path(self.make_rng("dropout"), y, drop_rate)
+            return x + y
+
+        def heads(y: jax.Array, parts: int) -> list[jax.Array]:
+            y = y.reshape(batch, y.shape[1], parts, self.heads, width // self.heads)
+            return [y[:, :, i] for i in range(parts)]
+
+        qkv = Dense(3 * width, dtype=self.dtype, name="qkv")
+        y = LayerNorm(name="norm1")(x)
+        if self.class_only:
+            x = x[:, :1]
+            (q,) = heads(qkv(y[:, :1], slice(0, width)), 1)
+            k, v = heads(qkv(y, slice(width, None)), 2)
+        else:
+            q, k, v = heads(qkv(y), 3)
+        y = jax.nn.dot_product_attention(q, k, v, implementation=self.attention)
+        y = y.reshape(batch, y.shape[1], width)
+        x = residual(x, Dense(width, dtype=self.dtype, name="proj")(y))
+
+        y = Dense(4 * width, dtype=self.dtype, name="fc1")(LayerNorm(name="norm2")(x))
+        y = Dense(width, dtype=self.dtype, name="fc2")(nn.gelu(y, approximate=False))
+        return residual(x, y)
