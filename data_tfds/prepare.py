@@ -1,0 +1,130 @@
+"""Prepared data sets on disk: one folder per source, whole or absent, found by fingerprint."""
+
+import contextlib
+import dataclasses
+import fcntl
+import io
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from data_tfds.builder import TripletBuilder
+from data_tfds.source import fingerprint
+from data_tfds.wmveid863 import WMVeID863
+from facenet_jax.types import UserError
+
+DATASETS = {
+    "wmveid863": (WMVeID863, "official"),
+    "wmveid863/official": (WMVeID863, "official"),
+    "rendered": (WMVeID863, "rendered"),
+}
+"""The names of `data.name`: builder class and builder config."""
+
+INCOMPLETE = ".incomplete-"
+"""Prefix of what is being written. Only the holder of the lock writes, so the rest is debris."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A data set that lies prepared in `folder`; `builder.as_data_source(split)` reads it."""
+
+    builder: TripletBuilder
+    folder: pathlib.Path
+
+
+def lookup(name: str) -> tuple[type[TripletBuilder], str]:
+    """The builder and the builder config of a `data.name`; a UserError for an unknown one."""
+    if name not in DATASETS:
+        known = ", ".join(sorted(DATASETS))
+        raise UserError(f'data.name is "{name}" and must be one of {known}.')
+    return DATASETS[name]
+
+
+def prepare(name: str, root: str, prepared: str, incomplete: str = "error") -> Prepared:
+    """The data set `name` whose files lie at `root`, prepared below the folder `prepared`.
+
+    What is already there for exactly these files is used; a change of path, size or time of any
+    file, of the builder's version or of `incomplete` makes a folder of its own. A folder appears
+    only when it is whole. Raises UserError for everything a user can mend.
+    """
+    cls, config = lookup(name)
+    parent = pathlib.Path(prepared).expanduser().absolute()
+
+    def builder(folder: pathlib.Path) -> TripletBuilder:
+        with quiet():
+            return cls(data_dir=folder, config=config, root=root, incomplete=incomplete)
+
+    source = builder(parent / "unused").open(root)
+    version = str(cls.VERSION)
+    key = fingerprint(source, cls.name, config, version, incomplete)
+    folder = parent / f"{cls.name}-{config}-{key}"
+    if folder.is_dir():
+        return Prepared(builder(folder), folder)
+    with writing(parent):
+        if not folder.is_dir():  # another process may have made it meanwhile
+            start = time.time()
+            draft = parent / f"{INCOMPLETE}{folder.name}"
+            draft.mkdir()
+            facts = {"dataset": cls.name, "config": config, "version": version, "root": root}
+            (draft / "source.json").write_text(json.dumps(facts, indent=1) + "\n")
+            _write(builder(draft), draft, root)
+            draft.rename(folder)
+            logging.info("Prepared %s in %s (%.1f s).", name, folder, time.time() - start)
+    return Prepared(builder(folder), folder)
+
+
+@contextlib.contextmanager
+def writing(parent: pathlib.Path) -> Iterator[None]:
+    """The sole right to write below `parent`, cleared of what killed processes left unfinished.
+
+    Turns an unwritable folder and a full disk into UserErrors.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with (parent / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logging.info("Waiting for another process that prepares data in %s.", parent)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            _clear(parent)
+            try:
+                yield
+            finally:
+                _clear(parent)
+    except OSError as error:
+        raise UserError(
+            f"Prepared data cannot be written below {parent}: {error.strerror or error}; make room "
+            "there, or set --config.data.prepared=DIR to another folder."
+        ) from error
+
+
+def _clear(parent: pathlib.Path) -> None:
+    for debris in (*parent.glob(f"{INCOMPLETE}*"), *parent.glob(f"*/*/{INCOMPLETE}*")):
+        if debris.is_dir():
+            shutil.rmtree(debris)
+        else:
+            debris.unlink()
+
+
+def _write(builder: TripletBuilder, draft: pathlib.Path, root: str) -> None:
+    config = tfds.download.DownloadConfig(manual_dir=root, try_download_gcs=False)
+    with quiet():
+        builder.download_and_prepare(download_config=config, download_dir=draft)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what TFDS says to its developers; our own lines are warnings or come outside."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)

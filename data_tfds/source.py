@@ -1,0 +1,157 @@
+"""Where the files of a data set come from: an extracted tree, or the zip archive as downloaded."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import zipfile
+from collections.abc import Sequence
+from typing import Protocol
+
+from facenet_jax.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Stamp:
+    """What tells one version of a file from another: size in bytes, and mtime in ns or CRC."""
+
+    size: int
+    time_or_crc: int
+
+
+class Source(Protocol):
+    """The files of one data set, by path relative to the folder its splits lie in."""
+
+    root: pathlib.Path
+    files: dict[str, Stamp]
+
+    def read(self, path: str) -> bytes:
+        """Content of one file; safe to call from several threads."""
+
+    def where(self, path: str) -> str:
+        """The place of a file in words that a user can act on."""
+
+
+def open_source(root: str, folders: Sequence[str]) -> Source | None:
+    """The files below `folders` of a tree or a .zip file, or None where there are none.
+
+    The folders may lie in `root` itself or in one folder inside it, as archives often have it.
+    Hidden files are no part of a data set. Raises UserError for a broken archive or for two
+    folders that both look like the data set.
+    """
+    path = pathlib.Path(root).expanduser().absolute()
+    if not root or not path.exists():
+        return None
+    if path.is_file():
+        return _Archive.open(path, folders)
+    children = [child.name for child in path.iterdir() if child.is_dir() and _visible(child.name)]
+    base = _base(path, ["", *children], lambda at: any((path / at / f).exists() for f in folders))
+    return None if base is None else _Tree(path / base, folders)
+
+
+def fingerprint(source: Source, *facts: str) -> str:
+    """16 hex digits that change with the source's place, with any of its files, or with `facts`."""
+    digest = hashlib.sha256("\0".join([*facts, str(source.root)]).encode())
+    for path, stamp in sorted(source.files.items()):
+        digest.update(f"\n{path}\0{stamp.size}\0{stamp.time_or_crc}".encode())
+    return digest.hexdigest()[:16]
+
+
+class _Tree:
+    def __init__(self, root: pathlib.Path, folders: Sequence[str]):
+        self.root = root
+        self.files = {}
+        for folder in folders:
+            self._scan(folder)
+
+    def _scan(self, folder: str) -> None:
+        if (self.root / folder).is_file():
+            self._add(folder, (self.root / folder).stat())
+        elif (self.root / folder).is_dir():
+            with os.scandir(self.root / folder) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        if _visible(entry.name):
+                            self._scan(f"{folder}/{entry.name}")
+                    elif _visible(entry.name):
+                        self._add(f"{folder}/{entry.name}", _stat(entry))
+
+    def _add(self, path: str, stat: os.stat_result) -> None:
+        self.files[path] = Stamp(stat.st_size, stat.st_mtime_ns)
+
+    def read(self, path: str) -> bytes:
+        try:
+            return (self.root / path).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.where(path)} cannot be read: {error.strerror}.") from error
+
+    def where(self, path: str) -> str:
+        return str(self.root / path)
+
+
+class _Archive:
+    @classmethod
+    def open(cls, path: pathlib.Path, folders: Sequence[str]) -> "_Archive | None":
+        try:
+            archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise UserError(
+                f"{path} is neither a folder nor a whole zip archive ({error}); "
+                "download it again, or unpack it and give the folder."
+            ) from error
+        names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        tops = sorted({name.split("/")[0] for name in names if name.count("/")})
+
+        def holds(at: str) -> bool:
+            starts = tuple(f"{at}/{folder}".lstrip("/") for folder in folders)
+            return any(name.startswith(starts) for name in names)
+
+        base = _base(path, ["", *filter(_visible, tops)], holds)
+        return None if base is None else cls(path, archive, base, folders)
+
+    def __init__(
+        self, path: pathlib.Path, archive: zipfile.ZipFile, base: str, folders: Sequence[str]
+    ):
+        self.root = path
+        self._archive = archive
+        self._base = f"{base}/" if base else ""
+        self.files = {}
+        for info in archive.infolist():
+            name = info.filename.removeprefix(self._base)
+            inside = any(name == folder or name.startswith(f"{folder}/") for folder in folders)
+            if inside and not info.is_dir() and all(map(_visible, name.split("/"))):
+                self.files[name] = Stamp(info.file_size, info.CRC)
+
+    def read(self, path: str) -> bytes:
+        try:
+            return self._archive.read(self._base + path)
+        except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+            raise UserError(
+                f"{self.where(path)} cannot be read ({error}); download the archive again."
+            ) from error
+
+    def where(self, path: str) -> str:
+        return f"{self.root}: {self._base}{path}"
+
+
+def _base(root: pathlib.Path, candidates: Sequence[str], holds) -> str | None:
+    if holds(candidates[0]):
+        return candidates[0]
+    found = [candidate for candidate in candidates[1:] if holds(candidate)]
+    if len(found) > 1:
+        raise UserError(
+            f"{root} holds more than one copy of the data set ({', '.join(sorted(found))}); "
+            "give the folder of the one that is meant."
+        )
+    return found[0] if found else None
+
+
+def _visible(name: str) -> bool:
+    return not name.startswith((".", "__MACOSX"))
+
+
+def _stat(entry: os.DirEntry) -> os.stat_result:
+    try:
+        return entry.stat()
+    except OSError as error:  # a dangling link
+        raise UserError(f"{entry.path} cannot be read: {error.strerror}.") from error

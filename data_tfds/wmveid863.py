@@ -1,0 +1,75 @@
+"""WMVeID863: vehicles in three spectra with flare; also the tree that the rendered set mimics."""
+
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from data_tfds import names
+from data_tfds.builder import Config, TripletBuilder, features
+from data_tfds.listing import Listing, read_banded
+from data_tfds.source import Source
+from facenet_jax.types import Protocol
+
+CITATION = """\
+@article{zheng2024flare,
+  title   = {Flare-Aware Cross-modal Enhancement Network for Multi-spectral Vehicle
+             Re-identification},
+  author  = {Zheng, Aihua and others},
+  journal = {Information Fusion},
+  year    = {2024}
+}
+"""
+
+INSTRUCTIONS = (
+    "Get its archive (WMVeID863, named by its authors) from Google Drive, file "
+    "186Ep0YgHY0a8BQ1Z59HP1D2-kZazbH02, or Baidu, 1UpFTwqfWEPnSUC-cQEYSFA with code 8a2c; "
+    "it must unpack to DIR/{train,test,query}/<identity>/{vis,ni,th}/*.jpg."
+)
+
+
+class WMVeID863(TripletBuilder):
+    """`{train,query,test}/<identity>/{vis,ni,th}/0001_v1_n1_s012_003.jpg`; test is the gallery."""
+
+    name = "wmveid863"
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": "Triplets paired by file name, sorted by identity and name."
+    }
+    FOLDERS = ("train", "query", "test")
+    BUILDER_CONFIGS: ClassVar = [
+        Config(
+            name="official",
+            description="WMVeID863 under the rules its published scores follow.",
+            protocol=Protocol("wmveid863/official", "camera"),
+            instructions=INSTRUCTIONS,
+        ),
+        Config(
+            name="rendered",
+            description="The rendered demo set, which comes in the same tree.",
+            protocol=Protocol("rendered/camera", "camera"),
+            instructions=(
+                "This project draws it: run `make demo`, or call "
+                "data_tfds.rendered_tree.write_tree(DIR)."
+            ),
+        ),
+    ]
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = INSTRUCTIONS
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Vehicles as aligned visible, near-infrared and thermal images.",
+            features=features(self.IMAGES),
+            citation=CITATION,
+            disable_shuffling=True,
+        )
+
+    def listing(self, source: Source) -> Listing:
+        """The splits as stored; without a folder query the whole test set queries."""
+        listing = Listing()
+        for split, folder in (("train", "train"), ("query", "query"), ("gallery", "test")):
+            if split == "query" and not any(path.startswith("query/") for path in source.files):
+                continue
+            read_banded(listing, source, split, folder, names.wmveid863, names.WMVEID863_PATTERN)
+        return listing

@@ -1,0 +1,159 @@
+import pytest
+import tensorflow_datasets as tfds
+import trees
+
+from data_tfds import names
+from data_tfds.prepare import prepare
+from data_tfds.wmveid863 import WMVeID863
+from facenet_jax.types import UserError
+
+
+@pytest.fixture
+def root(tmp_path):
+    return trees.wmveid863(tmp_path / "tree")
+
+
+@pytest.fixture
+def build(root, tmp_path):
+    return lambda **options: (
+        prepare("wmveid863", str(root), str(tmp_path / "prepared"), **options).builder
+    )
+
+
+VICTIM = "train/0002/ni/0002_v4_n0_s002_004.jpg"
+
+
+def test_names():
+    assert names.wmveid863("0001_v3_n1_s012_003.jpg") == names.Parsed(1, 3, 12, 1)
+    assert names.wmveid863("0325_v0_n9_s999_120.JPG") == names.Parsed(325, 0, -1, 9)
+    for name in ("0001_v12_n1_s012_003.jpg", "0001_v1_s012_003.jpg", "v1_n1_s012.jpg", "a.png"):
+        assert names.wmveid863(name) is None
+
+
+def test_stores_the_bytes_of_the_files(build, root):
+    skip = {band: tfds.decode.SkipDecoding() for band in WMVeID863.IMAGES}
+    source = build().as_data_source("train", decoders=skip)
+    example = source[3]
+    name = example["name"].decode()
+    assert name == "0002_v4_n0_s002_004.jpg"
+    for band, folder in zip(WMVeID863.IMAGES, trees.BANDS, strict=True):
+        assert example[band] == (root / "train" / "0002" / folder / name).read_bytes()
+    assert [example[key] for key in ("identity", "camera", "scene", "night")] == [2, 4, 2, 0]
+
+
+def test_is_an_ordinary_tfds_builder(root, tmp_path):
+    builder = tfds.builder("wmveid863", config="rendered", data_dir=tmp_path / "tfds")
+    config = tfds.download.DownloadConfig(manual_dir=root)
+    builder.download_and_prepare(download_config=config, download_dir=tmp_path / "download")
+    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
+        "train": 8,
+        "query": 2,
+        "gallery": 4,
+    }
+    assert builder.as_data_source("query")[0]["visible"].shape == (12, 16, 3)
+    assert str(builder.version) == "1.0.0"
+    assert "Information Fusion" in builder.info.citation
+    assert "186Ep0YgHY0a8BQ1Z59HP1D2-kZazbH02" in builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+
+
+@pytest.mark.parametrize("root", ["", "/nowhere/wmveid863"])
+def test_a_missing_data_set_tells_where_to_get_it(root, tmp_path):
+    with pytest.raises(UserError) as caught:
+        prepare("wmveid863", root, str(tmp_path))
+    assert caught.value.exit_code == 2
+    for part in (
+        "186Ep0YgHY0a8BQ1Z59HP1D2-kZazbH02",
+        "1UpFTwqfWEPnSUC-cQEYSFA",
+        "DIR/{train,test,query}/<identity>/{vis,ni,th}/*.jpg",
+        "--config.data.root=DIR",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_tree_one_folder_down_is_found(root, tmp_path):
+    assert prepare("wmveid863", str(root.parent), str(tmp_path / "p")).builder.is_prepared()
+
+
+def test_two_copies_of_the_tree_are_refused(root, tmp_path):
+    trees.wmveid863(tmp_path / "copy")
+    with pytest.raises(UserError, match=r"more than one copy .*copy, tree"):
+        prepare("wmveid863", str(tmp_path), str(tmp_path / "p"))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def grey(path):
+    trees.picture(0).convert("L").save(path)
+
+
+def cmyk(path):
+    trees.picture(0).convert("CMYK").save(path)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda path: path.write_bytes(b"not an image"), "is not an image"),
+        (lambda path: path.write_bytes(b""), "is not an image"),
+        (cut, "truncated"),
+        (grey, "mode L"),
+        (cmyk, "mode CMYK"),
+        (lambda path: path.unlink(), "is missing"),
+    ],
+)
+def test_a_bad_image_is_named(build, root, harm, message):
+    harm(root / VICTIM)
+    with pytest.raises(UserError, match=message) as caught:
+        build()
+    assert str(root / VICTIM) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 1
+
+
+def test_incomplete_triplets_are_left_out_where_told_to(build, root, caplog):
+    (root / VICTIM).unlink()
+    with pytest.raises(UserError, match=r"--config\.data\.incomplete=skip"):
+        build()
+    builder = build(incomplete="skip")
+    assert builder.info.splits["train"].num_examples == 7
+    assert "1 incomplete triplets are left out: train/0002_v4_n0_s002_004.jpg" in caplog.text
+
+
+def test_bands_are_paired_by_name_whatever_their_number(build, root):
+    folder = root / "train" / "0002"
+    (folder / "vis" / "0002_v1_n1_s002_001.jpg").unlink()
+    (folder / "th" / "0002_v4_n0_s002_004.jpg").unlink()  # as many left in each band
+    with pytest.raises(UserError, match=r"and 1 more like it"):
+        build()
+    assert build(incomplete="skip").info.splits["train"].num_examples == 6
+
+
+@pytest.mark.parametrize(
+    ("split", "name", "folder", "message"),
+    [
+        ("train", "0002_v1_n1_s002_001.jpg", "car", "its name must be a number"),
+        ("test", "vehicle.jpg", "0005", "does not follow the naming"),
+        ("test", "0005_v1_n1_s005_001.jpg", "0004", "names identity 5"),
+    ],
+)
+def test_wrong_names_are_refused(build, root, split, name, folder, message):
+    trees.write_triplet(root, split, name, 0, folder=folder)
+    with pytest.raises(UserError, match=message) as caught:
+        build()
+    assert str(root / split / folder) in str(caught.value)
+
+
+def test_an_empty_split_is_refused(build, root):
+    for path in sorted((root / "test").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(UserError, match="test holds no complete triplet"):
+        build()
+
+
+def test_stray_files_are_left_out_with_a_warning(build, root, caplog):
+    (root / "train" / "list.txt").write_text("")
+    (root / "train" / ".DS_Store").write_text("")
+    assert build().info.splits["train"].num_examples == 8
+    assert "1 files that belong to no triplet are left out: train/list.txt" in caplog.text
