@@ -38,7 +38,8 @@ def get_config() -> ml_collections.ConfigDict:
     m.stride = 0  # pixels between patches, below m.patch they overlap; 0: m.patch
     m.drop_path = 0.1  # of the last block, falling linearly to 0 at the first
     m.shared_trunk = False  # one trunk for the three bands
-    m.pretrained = ""  # a ViT checkpoint: timm .pth or .safetensors, Google .npz, Hugging Face
+    m.pretrained = ""  # a ViT checkpoint: timm, Google .npz, Hugging Face; "none": from scratch
+    m.identities = 0  # classes of the classifiers; 0: as many as the training split has
     m.mfmp = ml_collections.ConfigDict()
     m.mfmp.enabled = True  # False: masks come from the trunk's own tokens
     m.mfmp.heads = 1
@@ -68,6 +69,9 @@ def get_config() -> ml_collections.ConfigDict:
     s.mask_kl = 1.0
     s.mc = 1.0
     s.flare = 0.0  # cross-entropy of the flare heads against the flare label, an extension
+    s.mmm = 0.0  # 3M, HC and CdC, the losses that Table 5 compares with mc
+    s.hc = 0.0
+    s.cdc = 0.0
     c.loss_options = o = ml_collections.ConfigDict()
     o.label_smoothing = 0.0
     o.margin = 0.0  # of the triplet loss; 0: soft margin
@@ -102,5 +106,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.evaluate = e = ml_collections.ConfigDict()
     e.batch = 64  # triplets
+    e.export = "last"  # last | best: the checkpoint whose embeddings are exported
     e.floors = False  # also score the untrained network and raw pixels
+    e.breakdown = False  # also score bands alone, and flared and clean queries apart
     return c

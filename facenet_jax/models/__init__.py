@@ -26,8 +26,8 @@ class Model:
     init(key) -> variables
     apply(variables, batch, *, train, bands, progress, key) -> (Outputs, changed collections)
 
-    `bands` names the spectra in `batch.images`, in the order of `BANDS`. `progress` in 0..1 and `key`
-    matter in training only. The changed collections are those of `variables` but for "params".
+    `bands` names the spectra in `batch.images`, in the order of `BANDS`. `progress` in 0..1 and
+    `key` matter in training only. The changed collections are all but "params".
     """
 
     init: Callable[[jax.Array], Variables]

@@ -20,9 +20,9 @@ class MFMP(nn.Module):
     """Mutual Flare Mask Prediction of one direction: M_a = softmax(Q K^T / sqrt(d)) V W_O + a.
 
     Eq. 1 and 2. Q comes from LN(a), K and V from the other band b as it is. W_O starts at zero, so
-    that M = a at first, unless `initializer` is "torch". The release's "heads" are not heads: its reshape
-    without a transpose makes each of them a window of n / heads consecutive tokens (`split` =
-    "windows"); "heads" is plain multi-head attention over all tokens.
+    that M = a at first, unless `initializer` is "torch". The release's "heads" are not heads: its
+    reshape without a transpose makes each of them a window of n / heads consecutive tokens (`split`
+    = "windows"); "heads" is plain multi-head attention over all tokens.
     """
 
     heads: int
@@ -41,7 +41,9 @@ class MFMP(nn.Module):
         inner = self.heads * self.head_width
         torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         zero_init = nn.initializers.zeros
-        kernel_init = torch_init if self.initializer == "torch" else nn.initializers.xavier_uniform()
+        kernel_init = (
+            torch_init if self.initializer == "torch" else nn.initializers.xavier_uniform()
+        )
 
         query = LayerNorm(self.norm_epsilon, name="norm")(a)
         if self.norms == 2:
@@ -114,7 +116,7 @@ class FCE(nn.Module):
 
 
 class FlareHead(nn.Module):
-    """Two flare logits from a class token and a predicted mask (the S_M of Eq. 7), training only."""
+    """Two flare logits from a class token and a predicted mask: S_M of Eq. 7, in training only."""
 
     heads: int
     drop_rate: float

@@ -53,8 +53,9 @@ class LayerNorm(nn.Module):
 class BatchNorm(nn.Module):
     """BatchNorm over the batch axis with a scale and no bias (the neck of BNNeck), in float32.
 
-    y = scale (x - mean) / sqrt(var + 1e-5). Training uses the biased variance of the whole batch and
-    moves the running statistics by 0.1; the running variance takes the unbiased one, as torch does.
+    y = scale (x - mean) / sqrt(var + 1e-5). Training uses the biased variance of the whole batch
+    and moves the running statistics by 0.1; the running variance takes the unbiased one, as torch
+    does.
     """
 
     @nn.compact

@@ -125,8 +125,8 @@ class LastBlock(nn.Module):
 def stacked(module: type[nn.Module], in_axes: tuple, copies: bool = True) -> type[nn.Module]:
     """`module` mapped over axis 0 of those arguments whose entry in `in_axes` is 0.
 
-    With `copies` there is one set of parameters, statistics and random draws for each entry, stacked
-    on axis 0 of every leaf; without, one set of parameters serves all.
+    With `copies` there is one set of parameters and statistics for each entry, stacked on axis 0 of
+    every leaf; without, one set serves all.
     """
     axis = 0 if copies else None
     return nn.vmap(

@@ -1,0 +1,35 @@
+"""FACENet on the rendered set, from scratch, in minutes on two CPU cores: what `make demo` runs.
+
+A working point found on the validation identities of the rendered set; docs/benchmarks.md has the
+figures. AdamW because plain SGD learns little in so few steps without pretrained weights.
+"""
+
+from configs import common
+
+
+def get_config():
+    """The demo."""
+    c = common.get_config()
+    c.data.name = "rendered"
+    c.data.root = "data/rendered"
+    c.data.image_size = (32, 64)
+    c.model.variant = "mini"
+    c.model.patch = 8
+    c.model.pretrained = "none"
+    c.model.drop_path = 0.0
+    c.loss_options.label_smoothing = 0.1
+    c.augment.pad = 3
+    c.train.epochs = 12
+    c.train.steps = 1200
+    c.train.evaluate_every = 4
+    c.train.save_every = 4
+    c.optim.name = "adamw"
+    c.optim.learning_rate = 1e-3
+    c.optim.schedule = "cosine"
+    c.optim.bias_rate = 1.0
+    c.optim.warmup = 1.0
+    c.optim.weight_decay = 0.05
+    c.optim.clip = 5.0
+    c.evaluate.floors = True
+    c.evaluate.breakdown = True
+    return c

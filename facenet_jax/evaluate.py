@@ -1,0 +1,261 @@
+"""Scores and embeddings of a data set: extract, rank by the protocol, report."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import logging
+
+from facenet_jax import baselines, metrics
+from facenet_jax.checkpoint import Checkpoints
+from facenet_jax.data import Split
+from facenet_jax.run import (
+    Run,
+    open_checkpoints,
+    open_run,
+    resident,
+    saved_state,
+    untrained_state,
+)
+from facenet_jax.step import Resident, State, make_extract
+from facenet_jax.types import BANDS, UserError
+from facenet_jax.workdir import claim
+from facenet_jax.writers import write_json
+
+SUBSETS = ((0,), (1,), (2,), (0, 1), (0, 1, 2))
+"""The bands that a breakdown scores: R, N, T, R + N, all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Query and gallery on the devices, query first, and their labels on the host."""
+
+    query: Split
+    gallery: Split
+    data: Resident  # rows of query, then rows of gallery
+    junk: str  # the protocol's
+
+
+def make_probe(run: Run, query: Split, gallery: Split) -> Probe:
+    """Both splits on the devices."""
+    both = Split(
+        **{
+            field.name: np.concatenate(
+                [getattr(query, field.name), getattr(gallery, field.name)],
+                axis=1 if field.name == "images" else 0,
+            )
+            for field in dataclasses.fields(Split)
+        }
+    )
+    return Probe(query, gallery, resident(both, run.config, run.mesh), run.dataset.protocol.junk)
+
+
+def test_probe(run: Run) -> Probe:
+    """The data set's query and gallery."""
+    return make_probe(run, run.dataset.query, run.dataset.gallery)
+
+
+def validation_probe(run: Run) -> Probe | None:
+    """The held-out training identities, which query themselves; None without any."""
+    held_out = run.dataset.validation
+    return make_probe(run, held_out, held_out) if held_out is not None else None
+
+
+def embed(
+    run: Run, state: State, probe: Probe, bands: tuple[str, ...] = BANDS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings float32 of (query [Q, E], gallery [G, E]) from the named bands alone."""
+    variables = {"params": state.params, **state.collections}
+    extract, batch = make_extract(run.model, run.mesh, bands), run.config.evaluate.batch
+    total = len(probe.query) + len(probe.gallery)
+    parts = []
+    for start in range(0, total, batch):
+        row = np.arange(start, start + batch, dtype=np.int32)
+        rows = jnp.asarray(np.minimum(row, total - 1))
+        parts.append(extract(variables, probe.data, rows, jnp.asarray(row < total)))
+    embedding = np.concatenate([np.asarray(part) for part in parts])[:total]
+    if not np.isfinite(embedding).all():
+        raise UserError("The network gives embeddings that are not finite; its training diverged.")
+    return embedding[: len(probe.query)], embedding[len(probe.query) :]
+
+
+def group(split: Split, junk: str) -> np.ndarray | None:
+    """What makes a gallery entry of the query's identity junk, None where nothing does."""
+    return {"camera": split.camera, "scene": split.scene, "none": None}[junk]
+
+
+def rank(probe: Probe, query: np.ndarray, gallery: np.ndarray) -> metrics.PerQuery:
+    """How each valid query of the probe fares under the protocol."""
+    return metrics.per_query(
+        query,
+        gallery,
+        probe.query.identity,
+        probe.gallery.identity,
+        group(probe.query, probe.junk),
+        group(probe.gallery, probe.junk),
+    )
+
+
+def score(run: Run, state: State, probe: Probe) -> dict[str, Any]:
+    """The scores of a state: mAP, mINP, cmc as fractions, counts, and the step and epoch."""
+    return rank(probe, *embed(run, state, probe)).metrics() | when(run, int(state.step))
+
+
+def when(run: Run, step: int) -> dict[str, int]:
+    """The step and the epoch that it belongs to, 0 before the first."""
+    return {"step": step, "epoch": int(run.plan.epoch[step - 1]) if step else 0}
+
+
+def floors(run: Run, probe: Probe) -> dict[str, dict[str, Any]]:
+    """What a score has to beat: the untrained network, and pixels or colours without a network."""
+    scores = {"untrained": score(run, untrained_state(run)(), probe)}
+    for name, features in (
+        ("raw_pixels", baselines.raw_pixel_features),
+        ("colour_histogram", baselines.colour_histogram_features),
+    ):
+        ranking = rank(probe, features(probe.query.images), features(probe.gallery.images))
+        scores[name] = ranking.metrics() | when(run, 0)
+    return scores
+
+
+def breakdown(run: Run, state: State, probe: Probe) -> dict[str, dict[str, float]]:
+    """mAP of {bands: {"all", "clean", "flared" queries}}; clean = neither R nor N is flared.
+
+    With fewer than three bands the others are truly absent: the network sees nothing of them.
+    """
+    flared = np.asarray(probe.data.flare)[: len(probe.query)].any(axis=1)
+    table = {}
+    for subset in SUBSETS:
+        bands = tuple(BANDS[i] for i in subset)
+        ranking = rank(probe, *embed(run, state, probe, bands))
+        table["+".join(bands)] = {
+            name: ranking.metrics(keep)["mAP"]
+            for name, keep in (("all", None), ("clean", ~flared), ("flared", flared))
+        }
+    return table
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Score the checkpoints of a workdir again, and export: `--mode evaluate`."""
+    run, checkpoints = open_trained(config, workdir)
+    state = saved_state(run, checkpoints, checkpoints.latest())
+    result = finish(run, state, checkpoints, workdir, test_probe(run))
+    checkpoints.close()
+    return result
+
+
+def export_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Write the embeddings of a workdir's checkpoint: `--mode embed`."""
+    run, checkpoints = open_trained(config, workdir)
+    best = config.evaluate.export == "best"
+    step = checkpoints.best() if best else checkpoints.latest()
+    probe = test_probe(run)
+    query, gallery = embed(run, saved_state(run, checkpoints, step), probe)
+    if jax.process_index() == 0:
+        export(run, probe, workdir / "embeddings", query, gallery)
+    logging.info("Exported the embeddings of %d + %d triplets.", len(query), len(gallery))
+    checkpoints.close()
+
+
+def open_trained(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> tuple[Run, Checkpoints]:
+    """A run that has a checkpoint; raises UserError where it has none."""
+    checkpoints = open_checkpoints(workdir)
+    if checkpoints.latest() is None:
+        raise UserError(f"{workdir} holds no checkpoint; train first (--mode train).")
+    run = open_run(config)
+    claim(workdir, config)
+    return run, checkpoints
+
+
+def finish(
+    run: Run, last: State, checkpoints: Checkpoints, workdir: pathlib.Path, probe: Probe
+) -> dict[str, Any]:
+    """The scores of a run, as written to result.json: the last state, the best one, the floors.
+
+    Also exports the embeddings and, where the config asks for it, writes breakdown.json.
+    """
+    options = run.config.evaluate
+    query, gallery = embed(run, last, probe)
+    result = {"protocol": run.dataset.protocol.name}
+    result["last"] = rank(probe, query, gallery).metrics() | when(run, int(last.step))
+    best = checkpoints.best()
+    chosen = None
+    if best is not None and (run.dataset.validation is not None or options.export == "best"):
+        chosen = saved_state(run, checkpoints, best)
+    if run.dataset.validation is not None:
+        result["best_on_validation"] = score(run, chosen, probe) | {
+            "validation_mAP": checkpoints.metrics(best)["mAP"]
+        }
+    elif best is not None:
+        result["best_on_test"] = checkpoints.metrics(best)
+    if options.floors:
+        result |= floors(run, probe)
+    if options.export == "best":
+        query, gallery = embed(run, chosen, probe)
+    table = breakdown(run, last, probe) if options.breakdown else None
+    if jax.process_index() == 0:
+        export(run, probe, workdir / "embeddings", query, gallery)
+        write_json(workdir / "result.json", result)
+        if table:
+            write_json(workdir / "breakdown.json", table)
+    logging.info("%s", report(result, table))
+    return result
+
+
+def export(run: Run, probe: Probe, folder: pathlib.Path, query: np.ndarray, gallery: np.ndarray):
+    """Write query.npz and gallery.npz: embeddings and labels, in the schema of the README."""
+    folder.mkdir(exist_ok=True)
+    width = run.model.part_width
+    parts = np.array([(i * width, (i + 1) * width) for i in range(len(BANDS))], np.int32)
+    flare = np.asarray(probe.data.flare)
+    for name, split, embedding, rows in (
+        ("query", probe.query, query, slice(0, len(query))),
+        ("gallery", probe.gallery, gallery, slice(len(query), None)),
+    ):
+        part = folder / f"{name}.part"
+        with open(part, "wb") as file:
+            np.savez(
+                file,
+                embedding=embedding,
+                parts=parts,
+                modalities=np.array(BANDS),
+                identity=split.identity,
+                camera=split.camera,
+                scene=split.scene,
+                flare=flare[rows],
+                name=split.name,
+            )
+        part.replace(folder / f"{name}.npz")
+
+
+def line(scores: Mapping[str, Any]) -> str:
+    """Scores as one line for the log."""
+    cmc = " ".join(f"R{k} {100 * value:.1f}" for k, value in scores["cmc"].items())
+    return (
+        f"mAP {100 * scores['mAP']:.1f} mINP {100 * scores['mINP']:.1f} {cmc} "
+        f"({scores['valid_queries']} of {scores['queries']} queries valid, gallery "
+        f"{scores['gallery']})"
+    )
+
+
+def report(result: Mapping[str, Any], table: Mapping[str, Mapping[str, float]] | None) -> str:
+    """result.json, and a breakdown where there is one, as a table in per cent."""
+    lines = [f"{result['protocol']:28} mAP  mINP    R1    R5   R10  step"]
+    for name, scores in result.items():
+        if name != "protocol":
+            values = (scores["mAP"], scores["mINP"], *(scores["cmc"][k] for k in ("1", "5", "10")))
+            cells = "".join(f"{100 * value:6.1f}" for value in values)
+            lines.append(f"{name.replace('_', ' '):26}{cells}{scores['step']:6}")
+    if table:
+        lines += ["", f"{'mAP by bands present':26}{'all':>6}{'clean':>7}{'flared':>8}  (queries)"]
+        for bands, row in table.items():
+            cells = f"{100 * row['all']:6.1f}{100 * row['clean']:7.1f}{100 * row['flared']:8.1f}"
+            lines.append(f"{bands.replace('near_infrared', 'near-infrared'):26}{cells}")
+    return "\n".join(lines)

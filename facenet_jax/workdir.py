@@ -1,0 +1,118 @@
+"""The folder of a run: one process at a time, one config for life, files written whole."""
+
+import contextlib
+import difflib
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from facenet_jax.types import UserError
+from facenet_jax.writers import write_json
+
+FREE = ("evaluate.", "train.evaluate_every", "train.save_every", "data.root", "data.prepared")
+"""Options that may change between the starts of one run: nothing learned depends on them."""
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Own the folder while the block runs. The system drops the lock when the process dies."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / ".lock", "a+")  # noqa: SIM115
+        (workdir / ".writable").write_text("1")
+        (workdir / ".writable").unlink()
+    except OSError as error:
+        raise UserError(
+            f"The workdir {workdir} cannot be written ({error.strerror}); choose another --workdir."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise UserError(
+                f"The workdir {workdir} is in use by process {lock.read() or 'unknown'}; wait for "
+                "it or choose another --workdir."
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"section.option": value} of nested mappings; tuples become lists, as in JSON."""
+    values = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{name}.")
+        else:
+            values[prefix + name] = json.loads(json.dumps(value))
+    return values
+
+
+def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Write config.json and environment.json, or check the config against the one written before.
+
+    Raises UserError when the folder belongs to a run of another config, with the values that clash.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        before, now = flat(read_config(workdir).to_dict()), flat(config.to_dict())
+        clashes = [
+            f"config.{name} was {before.get(name, 'absent')!r} and is {now.get(name, 'absent')!r}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and not name.startswith(FREE)
+        ]
+        if clashes:
+            raise UserError(
+                f"The workdir {workdir} belongs to a run with another config: "
+                f"{'; '.join(clashes)}. Choose another --workdir, or give the old values."
+            )
+    write_json(path, config.to_dict())
+    write_json(workdir / "environment.json", environment())
+
+
+def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config that a run was started with."""
+    path = workdir / "config.json"
+    try:
+        return ml_collections.ConfigDict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); is {workdir} a workdir?") from error
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and the command, for environment.json."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+    devices = jax.devices()
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "backend": jax.default_backend(),
+        "devices": [f"{device.device_kind} {device.id}" for device in devices],
+        "processes": jax.process_count(),
+        "variables": {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(("XLA_", "JAX_", "LIBTPU_"))
+        },
+    }
+
+
+def nearest(name: str, names: Any) -> str:
+    """' Did you mean ...?' with the nearest of `names`, or nothing where none is near."""
+    near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.4)
+    return f" Did you mean {' or '.join(near)}?" if near else ""

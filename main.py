@@ -1,0 +1,55 @@
+"""Train, evaluate or embed: python main.py --config configs/wmveid863.py --workdir DIR [--mode M].
+
+Kept short on purpose: flags, processes and the compile cache are set up here, all else is called.
+"""
+
+import pathlib
+import sys
+
+import jax
+from absl import flags, logging
+from ml_collections import config_flags
+
+from facenet_jax import cli, evaluate, workdir
+from facenet_jax.train import train
+
+HOME = pathlib.Path(__file__).resolve().parent
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file(
+    "config", None, "the experiment, such as configs/demo.py; a workdir remembers its own"
+)
+flags.DEFINE_string("workdir", None, "folder of the run; runs/<name of the config> by default")
+flags.DEFINE_enum("mode", "train", ["train", "evaluate", "embed"], "what to do")
+flags.DEFINE_string(
+    "compile_cache", str(HOME / ".cache" / "jax"), "folder of compiled programs, empty for none"
+)
+flags.DEFINE_bool("distributed", False, "several hosts: find the others by the cluster's own means")
+flags.DEFINE_string("coordinator", None, "several hosts: address:port of process 0")
+flags.DEFINE_integer("processes", 1, "several hosts: their number", lower_bound=1)
+flags.DEFINE_integer("process_id", 0, "several hosts: which one this is", lower_bound=0)
+
+
+def main() -> None:
+    """Do what the flags say."""
+    cli.parse(FLAGS, sys.argv)
+    if FLAGS.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", FLAGS.compile_cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if FLAGS.coordinator:
+        jax.distributed.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process_id)
+    elif FLAGS.distributed:
+        jax.distributed.initialize()
+    cli.set_up_log(quiet=jax.process_index() > 0)
+
+    file = FLAGS["config"].config_filename
+    config, folder = cli.config_and_workdir(lambda: FLAGS.config, file, FLAGS.workdir)
+    mode = {"train": train, "evaluate": evaluate.evaluate, "embed": evaluate.export_only}[
+        FLAGS.mode
+    ]
+    with workdir.locked(folder):
+        mode(config, folder)
+    logging.info("The files are in %s", folder)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))
