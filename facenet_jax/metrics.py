@@ -91,17 +91,11 @@ def per_query(
     Memory beside the arguments: a copy of each embedding and that block.
     UserError for empty, mismatched, NaN or infinite arrays.
     """
-    query, query_peak = _checked("query", query)
-    gallery, gallery_peak = _checked("gallery", gallery)
-    if query.shape[1] != gallery.shape[1]:
-        raise UserError(
-            f"The query embeddings are {query.shape[1]} wide and the gallery's "
-            f"{gallery.shape[1]}: both must come from the same model and the same bands."
-        )
+    query, gallery, *peaks = check_embeddings(query, gallery)
     labels = query_identity, gallery_identity, query_group, gallery_group
     order = np.argsort(_as_bytes(gallery), kind="stable")
     relevance = _Relevance(*labels, len(query), len(gallery), order)
-    exponents = _exponents(query_peak, gallery_peak, normalise)
+    exponents = _exponents(*peaks, normalise)
     rows = _distance_rows(query, gallery, exponents, relevance.valid, order, normalise, block)
     return _rank(rows, relevance)
 
@@ -122,6 +116,21 @@ def per_query_of_distances(
     labels = query_identity, gallery_identity, query_group, gallery_group
     relevance = _Relevance(*labels, queries, gallery, np.arange(gallery))
     return _rank(_given_rows(distances, queries, gallery, relevance.valid), relevance)
+
+
+def check_embeddings(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Both as contiguous float32 [rows, E], and each row's largest absolute value, [Q] and [G].
+
+    UserError for an empty, NaN or infinite embedding and for two different widths.
+    """
+    query, query_peak = _checked("query", query)
+    gallery, gallery_peak = _checked("gallery", gallery)
+    if query.shape[1] != gallery.shape[1]:
+        raise UserError(
+            f"The query embeddings are {query.shape[1]} wide and the gallery's "
+            f"{gallery.shape[1]}: both must come from the same model and the same bands."
+        )
+    return query, gallery, query_peak, gallery_peak
 
 
 class _Relevance:
