@@ -15,7 +15,7 @@ import numpy as np
 
 from facenet_jax.types import UserError
 
-_DTYPES = {
+STORAGES = {
     "DoubleStorage": np.dtype(np.float64),
     "FloatStorage": np.dtype(np.float32),
     "HalfStorage": np.dtype(np.float16),
@@ -27,6 +27,7 @@ _DTYPES = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
+"""The typed storages of `torch` by name, and the types of their elements."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,19 +96,19 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch.Size": lambda sizes=(): tuple(sizes),
     "argparse.Namespace": dict,  # the options that training scripts leave beside the weights
 }
-_ALLOWED = {*_CALLS, *(f"torch.{name}" for name in _DTYPES)}
+_ALLOWED = {*_CALLS, *(f"torch.{name}" for name in STORAGES)}
 
 
 def _storage(reference: tuple, known: dict[str, Storage]) -> Storage:
     """The storage of a persistent id (zip: 5 fields; legacy: a sixth names a view of it)."""
     tag, kind, key, _, count, *view = reference
     kind_name = kind.name.removeprefix("torch.") if isinstance(kind, _Global) else ""
-    if tag != "storage" or kind_name not in _DTYPES or type(key) is not str:
+    if tag != "storage" or kind_name not in STORAGES or type(key) is not str:
         raise ValueError(f"unknown reference {reference!r}")
     if type(count) is not int or count < 0:
         raise ValueError(f"a storage of {count!r} elements")
-    whole = known.setdefault(key, Storage(key, _DTYPES[kind_name], count))
-    if whole.dtype != _DTYPES[kind_name]:
+    whole = known.setdefault(key, Storage(key, STORAGES[kind_name], count))
+    if whole.dtype != STORAGES[kind_name]:
         raise ValueError(f"storage {key} is named with two types")
     if not view or view[0] is None:
         return Storage(key, whole.dtype, count)
