@@ -11,9 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
+from absl import logging
+from PIL import Image
 
 from data_tfds.images import decode
-from data_tfds.listing import Listing, Triplet, accept
+from data_tfds.listing import Listing, Triplet, accept, some
 from data_tfds.source import Source, open_source
 from facenet_jax import flare
 from facenet_jax.types import BANDS, Protocol, UserError
@@ -44,6 +46,7 @@ class Config(tfds.core.BuilderConfig):
 
     protocol: Protocol
     instructions: str
+    clean: bool = False  # skip incomplete triplets, and drop test identities from train
 
 
 class TripletBuilder(tfds.core.ShardBasedBuilder):
@@ -53,7 +56,9 @@ class TripletBuilder(tfds.core.ShardBasedBuilder):
     is no shuffle buffer, which TFDS spills to disk through TensorFlow beyond 1 GiB.
     """
 
-    FOLDERS: tuple[str, ...]  # the folders, or the file, that hold the splits
+    DESCRIPTION: str
+    CITATION: str
+    FOLDERS: tuple[str, ...]  # the folders that hold the splits
     IMAGES: tuple[str, ...] = BANDS  # the image features: one per file of a triplet
     IMAGE_SIZE = (256, 128)  # height and width its published recipe trains at
     GREY = False  # whether one-channel images are taken, as three equal channels
@@ -87,17 +92,42 @@ class TripletBuilder(tfds.core.ShardBasedBuilder):
             )
         return source
 
-    def tiles(self, image, where: str) -> tuple:
-        """The visible and near-infrared images of a triplet stored in one file."""
+    def tiles(self, strip: Image.Image, where: str) -> list[Image.Image]:
+        """The three images of a file that holds them side by side; a UserError where it cannot."""
         raise NotImplementedError
+
+    def triplets(self, listing: Listing) -> dict[str, list[Triplet]]:
+        """What is prepared of a listing, by split; a UserError where it is not sound."""
+        config = self.builder_config
+        title = f"{self.name}/{config.name}"
+        splits = accept(listing, "skip" if config.clean else self._incomplete, title)
+        if not config.clean:
+            return splits
+        tested = {t.identity for split in splits if split != "train" for t in splits[split]}
+        kept = [triplet for triplet in splits["train"] if triplet.identity not in tested]
+        leaked = sorted({triplet.identity for triplet in splits["train"]} & tested)
+        if leaked:
+            dropped = len(splits["train"]) - len(kept)
+            identities = some(leaked)
+            message = "%s: %d training triplets of test identities are left out: %s"
+            logging.warning(message, title, dropped, identities)
+        return {**splits, "train": kept}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.DESCRIPTION,
+            features=features(self.IMAGES),
+            citation=self.CITATION,
+            disable_shuffling=True,
+        )
 
     def _shard_iterators_per_split(self, dl_manager):
         source = self.open(self._root or os.fspath(dl_manager.manual_dir))
-        title = f"{self.name}/{self.builder_config.name}"
-        splits = accept(self.listing(source), self._incomplete, title)
+        splits = self.triplets(self.listing(source))
         bar = tqdm.tqdm(
             total=sum(map(len, splits.values())),
-            desc=f"preparing {title}",
+            desc=f"preparing {self.name}/{self.builder_config.name}",
             unit=" triplets",
             mininterval=1.0,
         )

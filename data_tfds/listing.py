@@ -5,12 +5,9 @@ import dataclasses
 
 from absl import logging
 
-from data_tfds.names import Parser
+from data_tfds.names import Naming
 from data_tfds.source import Source
 from facenet_jax.types import UserError
-
-BAND_FOLDERS = ("vis", "ni", "th")
-"""The folders of the visible, near-infrared and thermal images of an identity."""
 
 SHOWN = 20
 """How many file names one message lists before it only counts."""
@@ -36,7 +33,7 @@ class Problem:
     """One thing wrong with a source, told as a sentence without its full stop."""
 
     kind: str  # "empty", "identity", "name", "incomplete", "stray"
-    name: str  # the file name, or the folder
+    name: str  # the split and the file name, or the path
     text: str
 
 
@@ -55,70 +52,85 @@ class Listing:
         """Take the triplets of a split, sorted, and note where there are none."""
         self.splits[split] = sorted(triplets, key=lambda t: (t.identity, t.name))
         if not triplets:
-            self.add("empty", folder, f"{folder} holds no complete triplet of images")
+            self.add("empty", split, f"{folder} holds no complete triplet of images")
 
 
-def read_banded(
-    listing: Listing, source: Source, split: str, folder: str, parse: Parser, pattern: str
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the images of a split lie in its folder: `[<identity>/]<band>/<name>`."""
+
+    bands: tuple[str, ...] = ("vis", "ni", "th")  # ("",): one file holds all three
+    identities: bool = True  # whether each identity has a folder
+
+    def locate(self, path: str) -> tuple[str, str, str] | None:
+        """(identity folder, band, name) of a path in the split's folder; None for other files."""
+        parts = path.split("/")
+        identity = parts.pop(0) if self.identities and len(parts) > 1 else ""
+        band = parts.pop(0) if self.bands != ("",) and len(parts) > 1 else ""
+        known = band in self.bands and bool(identity) == self.identities
+        return (identity, band, parts[0]) if known and len(parts) == 1 else None
+
+    def path(self, folder: str, identity: str, band: str, name: str) -> str:
+        """The inverse of `locate`, with the split's folder before it."""
+        return "/".join(filter(None, (folder, identity, band, name)))
+
+    def __str__(self) -> str:
+        bands = f"{{{','.join(self.bands)}}}/" if self.bands != ("",) else ""
+        return f"{'<identity>/' * self.identities}{bands}<name>"
+
+
+def read_split(
+    listing: Listing, source: Source, split: str, folder: str, layout: Layout, naming: Naming
 ) -> None:
-    """Add a split whose files lie in `folder/<identity>/{vis,ni,th}/<name>` to the listing.
-
-    The three images of a triplet have the same name. `pattern` describes a name in messages.
-    """
+    """Add the split that lies in `folder` to the listing; the images of a triplet share a name."""
     bands = collections.defaultdict(set)  # (identity folder, name) -> bands it exists in
     for path in source.files:
-        if not path.startswith(f"{folder}/"):
-            continue
-        parts = path[len(folder) + 1 :].split("/")
-        if len(parts) == 3 and parts[1] in BAND_FOLDERS:
-            bands[parts[0], parts[2]].add(parts[1])
-        else:
-            listing.add(
-                "stray", path, f"{source.where(path)} is not at <identity>/vis, ni or th/<name>"
-            )
-    for identity in sorted({identity for identity, _ in bands}):
-        if not identity.isdecimal():
-            where = source.where(f"{folder}/{identity}")
-            listing.add("identity", identity, f"{where} is no identity: its name must be a number")
+        if path.startswith(f"{folder}/"):
+            found = layout.locate(path.removeprefix(f"{folder}/"))
+            if found is None:
+                text = f"{source.where(path)} is not at {folder}/{layout}"
+                listing.add("stray", path, text)
+            else:
+                bands[found[0], found[2]].add(found[1])
+    wrong = {identity for identity, _ in bands if identity and not identity.isdecimal()}
+    for identity in sorted(wrong):
+        where = source.where(f"{folder}/{identity}")
+        text = f"{where} is no identity folder: its name must be a number"
+        listing.add("identity", f"{folder}/{identity}", text)
     triplets = []
     for (identity, name), present in sorted(bands.items()):
-        paths = {band: f"{folder}/{identity}/{band}/{name}" for band in BAND_FOLDERS}
-        if identity.isdecimal() and _named(listing, source, paths, int(identity), parse, pattern):
-            missing = [band for band in BAND_FOLDERS if band not in present]
-            if missing:
-                where = " and ".join(source.where(paths[band]) for band in missing)
-                listing.add("incomplete", f"{split}/{name}", f"{where} is missing")
-            else:
-                parsed = parse(name)
-                triplets.append(
-                    Triplet(
-                        name=name,
-                        identity=int(identity),
-                        camera=parsed.camera,
-                        scene=parsed.scene,
-                        night=parsed.night,
-                        files=tuple(paths.values()),
-                    )
-                )
+        paths = [layout.path(folder, identity, band, name) for band in layout.bands]
+        missing = [
+            path for path, band in zip(paths, layout.bands, strict=True) if band not in present
+        ]
+        if missing:  # before the name is looked at: WMVeID863 has a misnamed image without partners
+            where = " and ".join(map(source.where, missing))
+            listing.add("incomplete", f"{split}/{name}", f"{where} is missing")
+        elif identity not in wrong and _named(listing, source, paths[0], identity, naming):
+            parsed = naming.parse(name)
+            number = int(identity) if identity else parsed.identity
+            triplets.append(
+                Triplet(name, number, parsed.camera, parsed.scene, parsed.night, tuple(paths))
+            )
     listing.close(split, triplets, source.where(folder))
 
 
-def _named(listing, source, paths: dict[str, str], identity: int, parse, pattern: str) -> bool:
+def _named(listing: Listing, source: Source, path: str, identity: str, naming: Naming) -> bool:
     """Whether the name parses and agrees with the identity folder; problems go to the listing."""
-    path = next(path for path in paths.values() if path in source.files)
-    name = path.rsplit("/", 1)[1]
-    parsed = parse(name)
+    parsed = naming.parse(path.rpartition("/")[2])
     if parsed is None:
-        text = f"{source.where(path)} does not follow the naming {pattern}"
-        listing.add("name", name, text)
-    elif parsed.identity != identity:
+        text = f"{source.where(path)} does not follow the naming {naming.pattern}"
+        listing.add("name", path, text)
+        return False
+    if identity and parsed.identity not in (-1, int(identity)):
         listing.add(
             "name",
-            name,
+            path,
             f"{source.where(path)} names identity {parsed.identity} and lies in the folder of "
-            f"identity {identity}",
+            f"identity {int(identity)}",
         )
-    return parsed is not None and parsed.identity == identity
+        return False
+    return True
 
 
 def accept(listing: Listing, incomplete: str, dataset: str) -> dict[str, list[Triplet]]:
@@ -133,27 +145,15 @@ def accept(listing: Listing, incomplete: str, dataset: str) -> dict[str, list[Tr
     by_kind = collections.defaultdict(list)
     for problem in listing.problems:
         by_kind[problem.kind].append(problem)
-    if by_kind["stray"]:
-        logging.warning(
-            "%s: %d files that belong to no triplet are left out: %s",
-            dataset,
-            len(by_kind["stray"]),
-            _some(by_kind["stray"]),
-        )
+    _leave_out(by_kind["stray"], "files that belong to no triplet", dataset)
     for kind in ("identity", "name"):
-        _refuse(by_kind[kind], "; rename or remove it")
+        _refuse(by_kind[kind], "; mend or remove it")
     if incomplete == "error":
         _refuse(
             by_kind["incomplete"],
             "; add the file, or leave such triplets out with --config.data.incomplete=skip",
         )
-    elif by_kind["incomplete"]:
-        logging.warning(
-            "%s: %d incomplete triplets are left out: %s",
-            dataset,
-            len(by_kind["incomplete"]),
-            _some(by_kind["incomplete"]),
-        )
+    _leave_out(by_kind["incomplete"], "incomplete triplets", dataset)
     _refuse(by_kind["empty"], "; check that the archive was unpacked whole")
     return listing.splits
 
@@ -164,7 +164,14 @@ def _refuse(problems: list[Problem], advice: str) -> None:
         raise UserError(f"{problems[0].text}{more}{advice}.")
 
 
-def _some(problems: list[Problem]) -> str:
-    names = sorted(problem.name for problem in problems)
+def _leave_out(problems: list[Problem], what: str, dataset: str) -> None:
+    if problems:
+        names = some(problem.name for problem in problems)
+        logging.warning("%s: %d %s are left out: %s", dataset, len(problems), what, names)
+
+
+def some(names) -> str:
+    """The first names of a sorted list, and how many more there are."""
+    names = sorted(map(str, names))
     rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + rest

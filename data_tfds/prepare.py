@@ -14,6 +14,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from data_tfds.builder import TripletBuilder
+from data_tfds.folder import Folder
+from data_tfds.msvr310 import MSVR310
+from data_tfds.rgbnt100 import RGBNT100
+from data_tfds.rgbnt201 import RGBNT201
 from data_tfds.source import fingerprint
 from data_tfds.wmveid863 import WMVeID863
 from facenet_jax.types import UserError
@@ -21,7 +25,14 @@ from facenet_jax.types import UserError
 DATASETS = {
     "wmveid863": (WMVeID863, "official"),
     "wmveid863/official": (WMVeID863, "official"),
+    "wmveid863/clean": (WMVeID863, "clean"),
     "rendered": (WMVeID863, "rendered"),
+    "rgbnt100": (RGBNT100, "camera"),
+    "msvr310": (MSVR310, "scene"),
+    "rgbnt201": (RGBNT201, "camera"),
+    "folder/camera": (Folder, "camera"),
+    "folder/scene": (Folder, "scene"),
+    "folder/none": (Folder, "none"),
 }
 """The names of `data.name`: builder class and builder config."""
 

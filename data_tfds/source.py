@@ -46,7 +46,7 @@ def open_source(root: str, folders: Sequence[str]) -> Source | None:
         return _Archive.open(path, folders)
     children = [child.name for child in path.iterdir() if child.is_dir() and _visible(child.name)]
     base = _base(path, ["", *children], lambda at: any((path / at / f).exists() for f in folders))
-    return None if base is None else _Tree(path / base, folders)
+    return None if base is None else Tree(path / base, folders)
 
 
 def fingerprint(source: Source, *facts: str) -> str:
@@ -57,7 +57,9 @@ def fingerprint(source: Source, *facts: str) -> str:
     return digest.hexdigest()[:16]
 
 
-class _Tree:
+class Tree:
+    """Files on disk."""
+
     def __init__(self, root: pathlib.Path, folders: Sequence[str]):
         self.root = root
         self.files = {}
@@ -80,12 +82,14 @@ class _Tree:
         self.files[path] = Stamp(stat.st_size, stat.st_mtime_ns)
 
     def read(self, path: str) -> bytes:
+        """Content of one file."""
         try:
             return (self.root / path).read_bytes()
         except OSError as error:
             raise UserError(f"{self.where(path)} cannot be read: {error.strerror}.") from error
 
     def where(self, path: str) -> str:
+        """The path itself."""
         return str(self.root / path)
 
 

@@ -5,20 +5,10 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 
 from data_tfds import names
-from data_tfds.builder import Config, TripletBuilder, features
-from data_tfds.listing import Listing, read_banded
+from data_tfds.builder import Config, TripletBuilder
+from data_tfds.listing import Layout, Listing, read_split
 from data_tfds.source import Source
 from facenet_jax.types import Protocol
-
-CITATION = """\
-@article{zheng2024flare,
-  title   = {Flare-Aware Cross-modal Enhancement Network for Multi-spectral Vehicle
-             Re-identification},
-  author  = {Zheng, Aihua and others},
-  journal = {Information Fusion},
-  year    = {2024}
-}
-"""
 
 INSTRUCTIONS = (
     "Get its archive (WMVeID863, named by its authors) from Google Drive, file "
@@ -32,16 +22,27 @@ class WMVeID863(TripletBuilder):
 
     name = "wmveid863"
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {
-        "1.0.0": "Triplets paired by file name, sorted by identity and name."
-    }
+    RELEASE_NOTES: ClassVar = {"1.0.0": "Triplets paired by file name, sorted by identity, name."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = INSTRUCTIONS
+    DESCRIPTION = "Vehicles as aligned visible, near-infrared and thermal images, many with flare."
+    CITATION = (
+        "Zheng et al., Flare-Aware Cross-modal Enhancement Network for Multi-spectral Vehicle "
+        "Re-identification, Information Fusion, 2024"
+    )
     FOLDERS = ("train", "query", "test")
     BUILDER_CONFIGS: ClassVar = [
         Config(
             name="official",
-            description="WMVeID863 under the rules its published scores follow.",
+            description="All triplets, under the rules the published scores follow.",
             protocol=Protocol("wmveid863/official", "camera"),
             instructions=INSTRUCTIONS,
+        ),
+        Config(
+            name="clean",
+            description="Without incomplete triplets and without test identities in train.",
+            protocol=Protocol("wmveid863/clean", "camera"),
+            instructions=INSTRUCTIONS,
+            clean=True,
         ),
         Config(
             name="rendered",
@@ -54,22 +55,10 @@ class WMVeID863(TripletBuilder):
         ),
     ]
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = INSTRUCTIONS
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Vehicles as aligned visible, near-infrared and thermal images.",
-            features=features(self.IMAGES),
-            citation=CITATION,
-            disable_shuffling=True,
-        )
-
     def listing(self, source: Source) -> Listing:
         """The splits as stored; without a folder query the whole test set queries."""
         listing = Listing()
         for split, folder in (("train", "train"), ("query", "query"), ("gallery", "test")):
-            if split == "query" and not any(path.startswith("query/") for path in source.files):
-                continue
-            read_banded(listing, source, split, folder, names.wmveid863, names.WMVEID863_PATTERN)
+            if split != "query" or any(path.startswith("query/") for path in source.files):
+                read_split(listing, source, split, folder, Layout(), names.WMVEID863)
         return listing

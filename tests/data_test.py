@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import trees
 from absl import logging
-from ml_collections import ConfigDict
 from PIL import Image
 
 from data_tfds import prepare as preparing
@@ -18,20 +17,6 @@ from facenet_jax.types import UserError
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def section(root, prepared, **changes) -> ConfigDict:
-    values = {
-        "name": "wmveid863",
-        "root": str(root),
-        "prepared": str(prepared),
-        "image_size": (8, 6),
-        "train_resize": "bicubic",
-        "test_resize": "bicubic",
-        "validation_identities": 0,
-        "incomplete": "error",
-    }
-    return ConfigDict({**values, **changes})
-
-
 @pytest.fixture
 def root(tmp_path):
     return trees.wmveid863(tmp_path / "tree")
@@ -39,7 +24,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def config(root, tmp_path):
-    return section(root, tmp_path / "prepared")
+    return trees.section("wmveid863", root, tmp_path / "prepared")
 
 
 def stored(root, split, name, band) -> Image.Image:
@@ -80,7 +65,7 @@ def test_splits_and_protocol(config):
 
 def test_without_a_query_folder_the_whole_test_set_queries(tmp_path):
     root = trees.wmveid863(tmp_path / "tree", query=False)
-    dataset = data.load(section(root, tmp_path / "prepared"))
+    dataset = data.load(trees.section("wmveid863", root, tmp_path / "prepared"))
     assert dataset.query is dataset.gallery
     assert len(dataset.query) == 4
 
@@ -132,9 +117,9 @@ def test_a_changed_tree_is_prepared_anew(config, root):
 
 def test_another_place_or_config_never_shares_prepared_data(config, root, tmp_path):
     data.load(config)
-    data.load(section(root, config.prepared, name="rendered"))
+    data.load(trees.section("rendered", root, config.prepared))
     moved = root.rename(tmp_path / "moved")
-    data.load(section(moved, config.prepared))
+    data.load(trees.section("wmveid863", moved, config.prepared))
     assert len(folders(config)) == 3
 
 

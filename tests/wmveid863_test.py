@@ -24,10 +24,11 @@ VICTIM = "train/0002/ni/0002_v4_n0_s002_004.jpg"
 
 
 def test_names():
-    assert names.wmveid863("0001_v3_n1_s012_003.jpg") == names.Parsed(1, 3, 12, 1)
-    assert names.wmveid863("0325_v0_n9_s999_120.JPG") == names.Parsed(325, 0, -1, 9)
+    parse = names.WMVEID863.parse
+    assert parse("0001_v3_n1_s012_003.jpg") == names.Parsed(1, 3, 12, 1)
+    assert parse("0325_v0_n9_s999_120.JPG") == names.Parsed(325, 0, -1, 9)
     for name in ("0001_v12_n1_s012_003.jpg", "0001_v1_s012_003.jpg", "v1_n1_s012.jpg", "a.png"):
-        assert names.wmveid863(name) is None
+        assert parse(name) is None
 
 
 def test_stores_the_bytes_of_the_files(build, root):
