@@ -1,0 +1,17 @@
+"""Three-stream ViT-B/16 on WMVeID863, the baseline of Table 3: ID and triplet losses alone.
+
+Published: mAP 66.5, R-1 73.7.
+"""
+
+from configs import wmveid863
+
+
+def get_config():
+    """The recipe without MFMP, FCE, MC and KL."""
+    c = wmveid863.get_config()
+    c.model.mfmp.enabled = False
+    c.model.fce.enabled = False
+    c.model.flare_heads = False
+    c.losses.mask_kl = 0.0
+    c.losses.mc = 0.0
+    return c
