@@ -89,8 +89,8 @@ def get_config() -> ml_collections.ConfigDict:
     t.epochs = 120
     t.steps = 0  # stop after so many steps; 0: after the epochs
     t.steps_per_dispatch = 20  # steps per call of the device
-    t.evaluate_every = 1  # epochs; 0: at the end only
-    t.save_every = 1  # epochs; 0: at the end only
+    t.evaluate_every = 5  # epochs; 0: at the end only
+    t.save_every = 5  # epochs; 0: at the end only
     t.save_every_steps = 0  # steps, besides save_every
 
     c.optim = p = ml_collections.ConfigDict()

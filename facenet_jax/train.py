@@ -53,8 +53,10 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Mapping[s
     probe, validation = evaluate.test_probe(run), evaluate.validation_probe(run)
     evaluate_at, save_at = due(run)
     best = best_score(checkpoints)
-    drop_after(workdir / "metrics.jsonl", step)
-    writer = Writer(workdir) if jax.process_index() == 0 else None
+    writer = None
+    if jax.process_index() == 0:
+        drop_after(workdir / "metrics.jsonl", step)
+        writer = Writer(workdir)
     log = Log(run, writer, step)
 
     with Preemption() as preemption:

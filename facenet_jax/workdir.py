@@ -24,7 +24,13 @@ FREE = ("evaluate.", "train.evaluate_every", "train.save_every", "data.root", "d
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Own the folder while the block runs. The system drops the lock when the process dies."""
+    """Own the folder while the block runs; of several processes of one run, process 0 does.
+
+    The system drops the lock when the process dies.
+    """
+    if jax.process_index() > 0:
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = open(workdir / ".lock", "a+")  # noqa: SIM115
@@ -78,8 +84,9 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
                 f"The workdir {workdir} belongs to a run with another config: "
                 f"{'; '.join(clashes)}. Choose another --workdir, or give the old values."
             )
-    write_json(path, config.to_dict())
-    write_json(workdir / "environment.json", environment())
+    if jax.process_index() == 0:
+        write_json(path, config.to_dict())
+        write_json(workdir / "environment.json", environment())
 
 
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
