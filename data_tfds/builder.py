@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -42,10 +42,14 @@ def features(images: tuple[str, ...] = BANDS) -> tfds.features.FeaturesDict:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Config(tfds.core.BuilderConfig):
-    """A builder config with the protocol of its scores and where its files come from."""
+    """A builder config with the protocol of its scores and where its files come from.
+
+    `published` gives triplets and identities of each split as its authors count them.
+    """
 
     protocol: Protocol
     instructions: str
+    published: Mapping[str, tuple[int, int | None]] = dataclasses.field(default_factory=dict)
     clean: bool = False  # skip incomplete triplets, and drop test identities from train
 
 
@@ -98,20 +102,26 @@ class TripletBuilder(tfds.core.ShardBasedBuilder):
 
     def triplets(self, listing: Listing) -> dict[str, list[Triplet]]:
         """What is prepared of a listing, by split; a UserError where it is not sound."""
-        config = self.builder_config
-        title = f"{self.name}/{config.name}"
-        splits = accept(listing, "skip" if config.clean else self._incomplete, title)
-        if not config.clean:
+        title = f"{self.name}/{self.builder_config.name}"
+        splits = accept(listing, self.incomplete, title)
+        selected = self.select(splits)
+        dropped = set(splits["train"]) - set(selected["train"])
+        if dropped:
+            message = "%s: %d training triplets of test identities are left out: %s"
+            logging.warning(message, title, len(dropped), some({t.identity for t in dropped}))
+        return selected
+
+    @property
+    def incomplete(self) -> str:
+        """What becomes of a triplet with a missing image: "error" or "skip"."""
+        return "skip" if self.builder_config.clean else self._incomplete
+
+    def select(self, splits: dict[str, list[Triplet]]) -> dict[str, list[Triplet]]:
+        """The splits, a clean config's without the test identities in train."""
+        if not self.builder_config.clean:
             return splits
         tested = {t.identity for split in splits if split != "train" for t in splits[split]}
-        kept = [triplet for triplet in splits["train"] if triplet.identity not in tested]
-        leaked = sorted({triplet.identity for triplet in splits["train"]} & tested)
-        if leaked:
-            dropped = len(splits["train"]) - len(kept)
-            identities = some(leaked)
-            message = "%s: %d training triplets of test identities are left out: %s"
-            logging.warning(message, title, dropped, identities)
-        return {**splits, "train": kept}
+        return {**splits, "train": [t for t in splits["train"] if t.identity not in tested]}
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

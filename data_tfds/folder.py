@@ -143,9 +143,11 @@ def _row(listing: Listing, source: Table, row: dict[str, str], where: str) -> Tr
         listing.add("identity", where, text)
         return None
     files = tuple(row[band] or "" for band in COLUMNS[4:])
+    listing.images.extend(file for file in files if file in source.files)
     missing = [file or "an empty path" for file in files if file not in source.files]
     if missing:
-        text = f"{' and '.join(missing)} of {where} is missing"
+        verb = "is" if len(missing) == 1 else "are"
+        text = f"{' and '.join(missing)} of {where} {verb} missing"
         listing.add("incomplete", f"{row['split']}/{files[0]}", text)
         return None
     return Triplet(files[0], identity, camera, scene, -1, files)

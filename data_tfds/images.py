@@ -7,32 +7,41 @@ from PIL import Image
 from facenet_jax.types import UserError
 
 
+class ImageError(UserError):
+    """A file that cannot serve as an image; `kind` is "no image", "truncated" or a Pillow mode."""
+
+    def __init__(self, message: str, kind: str):
+        super().__init__(message)
+        self.kind = kind
+
+
 def decode(encoded: bytes, where: str, grey: bool = False) -> Image.Image:
     """The whole image, decoded, as a Pillow image of mode RGB.
 
     `where` names the file in messages. With `grey` a one-channel image becomes three equal
-    channels; without it, and for every other mode, an image that is not RGB is a UserError, as are
-    a file that is no image and a truncated one.
+    channels; without it, and for every other mode, an image that is not RGB is an ImageError, as
+    are a file that is no image and a truncated one.
     """
     try:
         image = Image.open(io.BytesIO(encoded))
-    except Image.UnidentifiedImageError as error:
-        raise UserError(
-            f"{where} is not an image that Pillow can read; replace it or remove its triplet."
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(
+            f"{where} is not an image that Pillow can read; replace it or remove its triplet.",
+            "no image",
         ) from error
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where} cannot be opened as an image: {error}.") from error
     try:
         image.load()
     except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(
-            f"{where} is truncated or damaged ({error}); replace it or remove its triplet."
+        raise ImageError(
+            f"{where} is truncated or damaged ({error}); replace it or remove its triplet.",
+            "truncated",
         ) from error
     if image.mode == "L" and grey:
         return image.convert("RGB")
     if image.mode != "RGB":
-        raise UserError(
+        raise ImageError(
             f"{where} has mode {image.mode} where three channels (RGB) are needed; "
-            "store it as a three-channel image."
+            "store it as a three-channel image.",
+            image.mode,
         )
     return image

@@ -39,10 +39,14 @@ class Problem:
 
 @dataclasses.dataclass
 class Listing:
-    """The triplets of each split, sorted by identity and name, and every problem met on the way."""
+    """The triplets of each split, sorted by identity and name, and every problem met on the way.
+
+    `images` are the files of all triplets, incomplete and misnamed ones included.
+    """
 
     splits: dict[str, list[Triplet]] = dataclasses.field(default_factory=dict)
     problems: list[Problem] = dataclasses.field(default_factory=list)
+    images: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, kind: str, name: str, text: str) -> None:
         """Note a problem."""
@@ -92,6 +96,7 @@ def read_split(
                 listing.add("stray", path, text)
             else:
                 bands[found[0], found[2]].add(found[1])
+                listing.images.append(path)
     wrong = {identity for identity, _ in bands if identity and not identity.isdecimal()}
     for identity in sorted(wrong):
         where = source.where(f"{folder}/{identity}")
@@ -105,7 +110,8 @@ def read_split(
         ]
         if missing:  # before the name is looked at: WMVeID863 has a misnamed image without partners
             where = " and ".join(map(source.where, missing))
-            listing.add("incomplete", f"{split}/{name}", f"{where} is missing")
+            verb = "is" if len(missing) == 1 else "are"
+            listing.add("incomplete", f"{split}/{name}", f"{where} {verb} missing")
         elif identity not in wrong and _named(listing, source, paths[0], identity, naming):
             parsed = naming.parse(name)
             number = int(identity) if identity else parsed.identity

@@ -40,6 +40,7 @@ class MSVR310(TripletBuilder):
             description="Junk: the query's identity in the query's scene.",
             protocol=Protocol("msvr310/scene", "scene"),
             instructions=MANUAL_DOWNLOAD_INSTRUCTIONS,
+            published={"train": (1032, 155), "query": (591, 52), "gallery": (1055, 155)},
         )
     ]
 

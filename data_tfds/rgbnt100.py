@@ -41,6 +41,7 @@ class RGBNT100(TripletBuilder):
             description="Junk: the query's identity under the query's camera.",
             protocol=Protocol("rgbnt100/camera", "camera"),
             instructions=MANUAL_DOWNLOAD_INSTRUCTIONS,
+            published={"train": (8675, 50), "query": (1715, 50), "gallery": (8575, 50)},
         )
     ]
 

@@ -30,6 +30,7 @@ class RGBNT201(TripletBuilder):
             description="Junk: the query's identity under the query's camera.",
             protocol=Protocol("rgbnt201/camera", "camera"),
             instructions=MANUAL_DOWNLOAD_INSTRUCTIONS,
+            published={"train": (3951, 171), "gallery": (836, 30)},
         )
     ]
 

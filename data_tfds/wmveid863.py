@@ -36,6 +36,7 @@ class WMVeID863(TripletBuilder):
             description="All triplets, under the rules the published scores follow.",
             protocol=Protocol("wmveid863/official", "camera"),
             instructions=INSTRUCTIONS,
+            published={"train": (3482, 603), "query": (959, None), "gallery": (1226, 260)},
         ),
         Config(
             name="clean",

@@ -1,0 +1,76 @@
+"""Examines a data set before any training and says what is wrong with it, all in one pass.
+
+python scripts/doctor.py --dataset wmveid863 --root DIR [--incomplete skip] [--json FILE]
+
+Exit code: 0 without errors (warnings may be there), 1 with errors, 2 where the data set is missing.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+
+from data_tfds.doctor import Report, examine
+from data_tfds.prepare import DATASETS
+from facenet_jax.types import UserError
+
+SHOWN = 5
+"""Files shown of a finding; `--all` and `--json` give every one."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code, see above."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", required=True, help=f"one of {', '.join(sorted(DATASETS))}")
+    parser.add_argument("--root", required=True, help="folder as extracted, or the .zip archive")
+    parser.add_argument("--incomplete", default="error", help="incomplete triplets: error or skip")
+    parser.add_argument("--json", default="", help="file for the report as JSON")
+    parser.add_argument("--all", action="store_true", help="show every file of every finding")
+    options = parser.parse_args(arguments)
+    try:
+        report = examine(options.dataset, options.root, options.incomplete)
+        if options.json:
+            _write(report, pathlib.Path(options.json))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(text(report, sys.maxsize if options.all else SHOWN))
+    return report.exit_code
+
+
+def text(report: Report, shown: int) -> str:
+    """The report for people, with up to `shown` files a finding."""
+    lines = [f"{report.dataset} at {report.root}, protocol {report.protocol}"]
+    for split, numbers in report.splits.items():
+        low, median, high = numbers["samples_per_identity"]
+        views = ", ".join(f"{view}: {n}" for view, n in numbers["samples_per_camera"].items())
+        flare = "; ".join(
+            f"{rule} R {numbers[key][0]:.1%}, N {numbers[key][1]:.1%}"
+            for rule, key in (("luma", "flare_luma"), ("release's rule", "flare_histogram"))
+        )
+        lines += [
+            f"{split}: {numbers['triplets']} triplets of {numbers['identities']} identities, "
+            f"{low} to {high} each (median {median:g})",
+            f"    by camera or view: {views}",
+            f"    flare: {flare}",
+        ]
+    for finding in report.findings:
+        lines += [f"{finding.severity.upper()}: {finding.what}. The builder {finding.builder}."]
+        lines += [f"    {file}" for file in finding.files[:shown]]
+        if len(finding.files) > shown:
+            lines.append(f"    and {len(finding.files) - shown} more (--all shows them)")
+    errors = sum(finding.severity == "error" for finding in report.findings)
+    lines.append(f"errors: {errors}, warnings: {len(report.findings) - errors}")
+    return "\n".join(lines)
+
+
+def _write(report: Report, path: pathlib.Path) -> None:
+    try:
+        path.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"--json {path} cannot be written: {error.strerror}.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
