@@ -218,8 +218,8 @@ def _distance_rows(query, gallery, exponents, valid, order, normalise, block):
     slope, offset, length = np.full(len(gallery), -1.0), square / 2, np.ones(len(query))
     if normalise:
         norm = np.maximum(np.sqrt(square), floor)
-        slope, offset = -1 / norm, (np.minimum(square / norm**2, 1.0) - 1) / 2
-        offset[np.sqrt(square) >= floor] = 0.0
+        slope, offset = -1 / norm, (square / norm**2 - 1) / 2
+        offset[np.sqrt(square) >= floor] = 0.0  # else the rounding of square / norm^2
         length = np.maximum(np.sqrt(query_square), query_floor)
     slope, plain = slope.astype(np.float32), not offset.any()
 

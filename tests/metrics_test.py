@@ -197,6 +197,24 @@ def test_gallery_order_does_not_matter_bit_for_bit(width, queries):
     check(result, twin(distances, *one))
 
 
+def test_copies_tie_even_if_the_product_rounds_by_position(monkeypatch):
+    """A BLAS may compute the edge of a matrix by another kernel; the last bit then differs."""
+
+    def uneven(a, b, out):
+        np.dot(a, b, out=out)
+        out[:, 1::3] = np.nextafter(out[:, 1::3], np.float32(9))
+        out[:, 2::5] = np.nextafter(out[:, 2::5], np.float32(-9))
+        return out
+
+    monkeypatch.setattr(metrics.np, "matmul", uneven)
+    gallery = np.random.default_rng(7).normal(size=(9, 21)).repeat(20, axis=0)
+    identity = np.arange(180) % 20
+    result = metrics.per_query(gallery[:1], gallery, np.arange(20)[:1], identity)
+    # Of each row's 20 copies one is a match, behind the 19 others at its distance.
+    expected = np.mean([hit / (20 * hit) for hit in range(1, 10)])
+    np.testing.assert_allclose(result.average_precision, [expected], rtol=1e-12)
+
+
 def test_counting_is_exact_where_a_histogram_is_not():
     """Values packed into one bin beside an outlier, repeated, and next to each other."""
     generator = np.random.default_rng(4)
