@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import io
 import json
@@ -125,8 +126,13 @@ def _clear(parent: pathlib.Path) -> None:
 
 def _write(builder: TripletBuilder, draft: pathlib.Path, root: str) -> None:
     config = tfds.download.DownloadConfig(manual_dir=root, try_download_gcs=False)
-    with quiet():
-        builder.download_and_prepare(download_config=config, download_dir=draft)
+    try:
+        with quiet():
+            builder.download_and_prepare(download_config=config, download_dir=draft)
+    except RuntimeError as error:
+        if "write() failed" in str(error):  # how ArrayRecord tells of a full disk
+            raise OSError(errno.EIO, str(error).split(";")[0]) from error
+        raise
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import io
+import os
 import pathlib
 import time
 
@@ -188,6 +189,7 @@ def _decode(
     array = np.lib.format.open_memmap(
         draft, mode="w+", dtype=np.uint8, shape=(len(BANDS), len(source), *size, 3)
     )
+    _allocate(draft)
 
     def row(index: int) -> dict:
         example = source[index]
@@ -211,6 +213,13 @@ def _decode(
         np.savez(file, name=names, **numbers)
     label_draft.rename(labels)
     draft.rename(images)
+
+
+def _allocate(path: pathlib.Path) -> None:
+    """Take the disk space of a file now: a map into a sparse file on a full disk is a crash."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _open(builder, encoded: list[bytes]) -> list[Image.Image]:

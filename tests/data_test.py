@@ -1,5 +1,6 @@
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -184,6 +185,30 @@ def test_options_out_of_range_are_refused(config, changes, message):
     config.update(changes)
     with pytest.raises(UserError, match=message):
         data.load(config)
+
+
+@pytest.fixture
+def full_disk():
+    """Files cannot grow beyond a few kB: what a write meets on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_while_preparing_is_told(config, full_disk):
+    full_disk(4096)
+    with pytest.raises(UserError, match=r"cannot be written .*--config\.data\.prepared=DIR"):
+        data.load(config)
+    assert folders(config) == set()
+
+
+def test_a_full_disk_while_decoding_is_told(config, full_disk):
+    data.load(config)
+    config.image_size = (64, 64)
+    full_disk(65536)
+    with pytest.raises(UserError, match=r"cannot be written .*--config\.data\.prepared=DIR"):
+        data.load(config)
+    assert not list(pathlib.Path(config.prepared).rglob(f"{preparing.INCOMPLETE}*"))
 
 
 def test_prepared_below_a_file_is_refused(config, tmp_path):
