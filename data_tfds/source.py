@@ -107,7 +107,7 @@ class _Archive:
         tops = sorted({name.split("/")[0] for name in names if name.count("/")})
 
         def holds(at: str) -> bool:
-            starts = tuple(f"{at}/{folder}".lstrip("/") for folder in folders)
+            starts = tuple(f"{at}/{folder}/".lstrip("/") for folder in folders)
             return any(name.startswith(starts) for name in names)
 
         base = _base(path, ["", *filter(_visible, tops)], holds)

@@ -2,9 +2,10 @@ import pytest
 import tensorflow_datasets as tfds
 import trees
 
-from data_tfds import names
+from data_tfds import names, rendered_tree
 from data_tfds.prepare import prepare
 from data_tfds.wmveid863 import WMVeID863
+from facenet_jax import data
 from facenet_jax.types import UserError
 
 
@@ -158,3 +159,14 @@ def test_stray_files_are_left_out_with_a_warning(build, root, caplog):
     (root / "train" / ".DS_Store").write_text("")
     assert build().info.splits["train"].num_examples == 8
     assert "1 files that belong to no triplet are left out: train/list.txt" in caplog.text
+
+
+def test_the_rendered_tree_is_read_by_the_same_builder(tmp_path):
+    root = tmp_path / "rendered"
+    rendered_tree.write_tree(
+        root, train_identities=2, test_identities=2, train_samples=4, test_samples=3, workers=1
+    )
+    dataset = data.load(trees.section("rendered", root, tmp_path / "p"))
+    assert (dataset.protocol.name, dataset.protocol.junk) == ("rendered/camera", "camera")
+    assert (len(dataset.train), len(dataset.gallery)) == (8, 6)
+    assert set(dataset.query.name) <= set(dataset.gallery.name)
