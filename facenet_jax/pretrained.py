@@ -108,17 +108,21 @@ def merge_vit(
     canonical = dict(canonical)
     ours = flatten(params)
     _compare_sizes(ours, canonical, source)
-    canonical["position"], note = _fit_position(canonical["position"], grid, source)
+    canonical["position"], note = fit_position(canonical["position"], grid, source)
+    head = _head_parameters(canonical)
+    trunk = trunk_parameters(canonical, depth_of(canonical) - 1)
+    theirs = flatten({"trunk": trunk, "last": head, "flare_head": head})
     filled, kept, problems = {}, [], []
     for path, leaf in ours.items():
         if path.startswith(KEPT_AT_INITIALISATION):
             filled[path] = leaf
             kept.append(path)
             continue
-        value = _value_for(path, canonical)
-        if value is None:
+        if path not in theirs:
             problems.append(f"nothing in it fills {path}")
-        elif leaf.shape[leaf.ndim - value.ndim :] != value.shape:
+            continue
+        value = theirs[path]
+        if leaf.shape[leaf.ndim - value.ndim :] != value.shape:
             problems.append(f"{path} is {list(leaf.shape)}, the file has {list(value.shape)}")
         else:
             filled[path] = np.broadcast_to(value, leaf.shape).astype(leaf.dtype)
@@ -128,27 +132,32 @@ def merge_vit(
     return nest(filled), Report(source, loaded, tuple(kept), tuple(ignored), note)
 
 
-def _value_for(path: str, canonical: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """What the ViT has for one parameter path, without the leading axes; None if it has nothing."""
-    depth = _depth(canonical)
-    top, _, rest = path.partition("/")
-    if top == "trunk" and rest.startswith("blocks/"):
-        leaf = rest.removeprefix("blocks/")
-        layers = [canonical.get(f"blocks/{i}/{leaf}") for i in range(depth - 1)]
-        return None if any(layer is None for layer in layers) else np.stack(layers)
-    if top == "trunk" and rest == "patch/kernel":
-        kernel = canonical["patch/kernel"]
-        return kernel.reshape(-1, kernel.shape[-1])  # rows (y, x, channel)
-    if top == "trunk":
-        return canonical.get(rest)
-    if top in ("last", "flare_head"):
-        if rest.startswith("block/"):
-            return canonical.get(f"blocks/{depth - 1}/{rest.removeprefix('block/')}")
-        return canonical.get(rest)
-    return None
+def trunk_parameters(canonical: Mapping[str, np.ndarray], blocks: int) -> Params:
+    """The tree of a trunk of the first `blocks` blocks of a ViT, without leading axes."""
+    kernel = canonical["patch/kernel"]
+    flat = {
+        "patch/kernel": kernel.reshape(-1, kernel.shape[-1]),  # rows (y, x, channel)
+        **{name: canonical[name] for name in ("patch/bias", "class_token", "position")},
+    }
+    for leaf in _inside("blocks/0/", canonical) if blocks else ():
+        layers = [canonical[f"blocks/{i}/{leaf}"] for i in range(blocks)]
+        flat[f"blocks/{leaf}"] = np.stack(layers)
+    return nest(flat)
 
 
-def _depth(canonical: Mapping[str, np.ndarray]) -> int:
+def _head_parameters(canonical: Mapping[str, np.ndarray]) -> Params:
+    """The tree of the last block and the final norm of a ViT, without leading axes."""
+    last = f"blocks/{depth_of(canonical) - 1}/"
+    flat = {f"block/{leaf}": array for leaf, array in _inside(last, canonical).items()}
+    return nest(flat | {name: canonical[name] for name in ("norm/scale", "norm/bias")})
+
+
+def _inside(prefix: str, flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
+
+
+def depth_of(canonical: Mapping[str, np.ndarray]) -> int:
+    """The number of blocks of a ViT in canonical names."""
     return 1 + max(int(name.split("/")[1]) for name in canonical if name.startswith("blocks/"))
 
 
@@ -157,7 +166,7 @@ def _compare_sizes(ours: Params, theirs: Mapping[str, np.ndarray], source: str) 
     first = ours.get("trunk/blocks/norm1/scale")  # a model of one block has none in its trunk
     trunk_depth = 0 if first is None else first.shape[-2]
     sizes = {
-        "depth": (1 + trunk_depth, _depth(theirs)),
+        "depth": (1 + trunk_depth, depth_of(theirs)),
         "width": (width, theirs["class_token"].shape[-1]),
         "patch": (math.isqrt(rows // 3), theirs["patch/kernel"].shape[0]),
     }
@@ -173,9 +182,13 @@ def _compare_sizes(ours: Params, theirs: Mapping[str, np.ndarray], source: str) 
         )
 
 
-def _fit_position(
+def fit_position(
     position: np.ndarray, grid: tuple[int, int], source: str
 ) -> tuple[np.ndarray, str]:
+    """(position embedding [1+n, D] for `grid`, what was done to it); the source is a square grid.
+
+    Raises `UserError` where it has another number of positions that is no square.
+    """
     count, wanted = len(position) - 1, math.prod(grid)
     if count == wanted:
         return position, f"position embedding of {count} tokens as it is"

@@ -183,14 +183,6 @@ def tiny_vit():
 
 def tokens_of(canonical, image, depth, heads=3):
     """Tokens after `depth` blocks of our trunk."""
-    flat = {
-        f"trunk/{name}": pretrained._value_for(f"trunk/{name}", canonical)
-        for name in ("patch/kernel", "patch/bias", "class_token", "position")
-    }
-    for name in [n.removeprefix("blocks/0/") for n in canonical if n.startswith("blocks/0/")]:
-        layers = [canonical[f"blocks/{i}/{name}"] for i in range(depth)]
-        if depth:
-            flat[f"trunk/blocks/{name}"] = np.stack(layers)
     trunk = Trunk(
         width=canonical["class_token"].shape[-1],
         depth=depth,
@@ -204,7 +196,7 @@ def tokens_of(canonical, image, depth, heads=3):
         unroll=1,
     )
     pixels = (image[None].astype(np.float32) / 255 - 0.5) / 0.5
-    params = pretrained.nest(flat)["trunk"]
+    params = pretrained.trunk_parameters(canonical, depth)
     with jax.default_matmul_precision("highest"):
         return trunk.apply({"params": params}, jnp.asarray(pixels), train=False)
 
