@@ -4,20 +4,13 @@ Paint is seen by the visible band alone. Near-infrared reflectance and temperatu
 from it, panel by panel, so each band knows something about an identity that the others do not.
 """
 
+import colorsys
+
 import numpy as np
 
 COLUMNS = ("red", "green", "blue", "near_infrared", "temperature", "gloss", "glow", "retro")
 """Reflectances in 0..1, temperature in 0..1 of the camera's range, mirror share, light given off at
 night, and share of the near-infrared lamp's light that is sent straight back."""
-
-# Paints as fleets have them: many white, silver, grey and black vehicles, fewer coloured ones.
-_PAINTS = (
-    ((0.86, 0.86, 0.85), 4), ((0.62, 0.64, 0.66), 3), ((0.4, 0.41, 0.43), 3),
-    ((0.1, 0.1, 0.11), 3), ((0.62, 0.1, 0.09), 2), ((0.12, 0.2, 0.5), 2),
-    ((0.2, 0.42, 0.7), 1), ((0.14, 0.36, 0.22), 1), ((0.85, 0.68, 0.12), 1.5),
-    ((0.8, 0.38, 0.1), 1), ((0.5, 0.38, 0.26), 1), ((0.78, 0.74, 0.62), 1),
-    ((0.35, 0.12, 0.2), 0.7), ((0.3, 0.6, 0.62), 0.8),
-)  # fmt: skip
 
 _FIXED = {  # surfaces that look much the same on every vehicle
     "tyre": (0.06, 0.06, 0.07, 0.1, 0.55, 0, 0, 0),
@@ -39,17 +32,28 @@ _PAINTED = (
 _CARGO = ("cargo", "cargo_panel", "cargo_top", "cargo_back", "cargo_front")
 
 
+# Panels that share a coating or a temperature, and how often they differ from the body.
+_AREAS = (
+    (("roof", "pillar"), 0.6), (("hood", "front"), 0.4), (("back", "tailgate", "deck"), 0.4),
+    (("door_front",), 0.3), (("door_rear",), 0.3), (("sill",), 0.3), (("cargo_panel",), 0.4),
+    (("cargo", "cargo_front"), 0.7), (("cargo_top",), 0.5), (("cargo_back",), 0.3),
+    (("spare",), 0.5),
+)  # fmt: skip
+
+
 def _paint(rng: np.random.Generator) -> np.ndarray:
-    weights = np.array([share for _, share in _PAINTS])
-    colour = np.array(_PAINTS[rng.choice(len(_PAINTS), p=weights / weights.sum())][0])
-    return np.clip(colour * rng.uniform(0.85, 1.12) + rng.normal(0, 0.025, 3), 0.03, 0.92)
+    """A paint as fleets have them: a third white to black, the others of any hue."""
+    hue, depth, light = rng.random(), rng.uniform(0.45, 0.92), rng.uniform(0.3, 0.85)
+    if rng.random() < 0.33:
+        depth, light = rng.uniform(0.0, 0.1), rng.uniform(0.06, 0.9)
+    return np.clip(colorsys.hsv_to_rgb(hue, depth, light), 0.03, 0.9)
 
 
 def _painted_panels(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Visible colour of every panel: one paint, often a second one on an area of its own."""
     first, second = _paint(rng), _paint(rng)
     paint = dict.fromkeys((*_PAINTED, *_CARGO), first)
-    two_tone = rng.choice(["none", "roof", "low", "rear", "hood"], p=[0.5, 0.16, 0.14, 0.1, 0.1])
+    two_tone = rng.choice(["none", "roof", "low", "rear", "hood"], p=[0.3, 0.25, 0.2, 0.13, 0.12])
     areas = {
         "none": (),
         "roof": ("roof", "pillar"),
@@ -65,25 +69,26 @@ def _painted_panels(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return paint
 
 
-def _patchwork(rng, names, low: float, high: float, share: float, step: float) -> dict[str, float]:
-    """One base value for all panels; a `share` of them differ from it by at least `step`."""
-    base = rng.uniform(low, high)
-    values = dict.fromkeys(names, base)
-    for name in names:
-        if rng.random() < share:
-            other = rng.uniform(low, high)
-            values[name] = other if abs(other - base) > step else base + np.sign(0.5 - base) * step
+def _patchwork(rng, low: float, high: float, step: float) -> dict[str, float]:
+    """A value per panel: one for the body; areas may differ from it, by at least `step`."""
+    body = rng.uniform(low, high)
+    values = dict.fromkeys((*_PAINTED, *_CARGO), body)
+    for names, chance in _AREAS:
+        if rng.random() < chance:
+            value = rng.uniform(low, high)
+            if abs(value - body) < step:
+                value = body + (step if body < (low + high) / 2 else -step)
+            values |= dict.fromkeys(names, value)
     return values
 
 
 def draw(rng: np.random.Generator) -> dict[str, tuple[float, ...]]:
     """Rows of COLUMNS for every surface name, drawn in a fixed order from the identity's stream."""
-    panels = (*_PAINTED, *_CARGO)
     paint = _painted_panels(rng)
-    infrared = _patchwork(rng, panels, 0.08, 0.92, 0.42, 0.25)
-    heat = _patchwork(rng, panels, 0.16, 0.74, 0.5, 0.18)
+    infrared = _patchwork(rng, 0.05, 0.95, 0.3)
+    heat = _patchwork(rng, 0.08, 0.88, 0.25)
     table = dict(_FIXED)
-    for name in panels:
+    for name in infrared:
         table[name] = (*paint[name], infrared[name], heat[name], 0.22, 0, 0)
 
     bumper = paint["fender"] if rng.random() < 0.5 else np.full(3, 0.12)
@@ -93,8 +98,8 @@ def draw(rng: np.random.Generator) -> dict[str, tuple[float, ...]]:
     # Tinting is a matter of the visible band; in the near infrared a dark pane may be clear.
     for name, height in (("windscreen", 0.15), ("side_glass", 0.0), ("rear_glass", 0.0)):
         tint = rng.uniform(0.06, 0.3)
-        table[name] = (tint * 0.9, tint, tint * 1.1, rng.uniform(0.03, 0.6),
-                       np.clip(rng.uniform(0.05, 0.7) + height, 0, 1), 0.5, 0, 0)  # fmt: skip
+        table[name] = (tint * 0.9, tint, tint * 1.1, rng.uniform(0.02, 0.8),
+                       np.clip(rng.uniform(0.0, 0.85) + height, 0, 1), 0.5, 0, 0)  # fmt: skip
     table["sunroof"] = (0.05, 0.05, 0.06, rng.uniform(0.05, 0.7), rng.uniform(0.1, 0.7), 0.5, 0, 0)
     for name in ("stripe", "hood_stripe", "decal"):
         table[name] = (*_paint(rng), rng.uniform(0.05, 0.95), rng.uniform(0.15, 0.7), 0.1, 0, 0)

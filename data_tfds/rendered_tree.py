@@ -1,9 +1,10 @@
 """The rendered set on disk: JPEG files in WMVeID863's tree and name pattern.
 
-    root/rendered.json                                          what was rendered, and by which version
-    root/{train,query,test}/0001/{vis,ni,th}/0001_v1_n1_s012_003.jpg   identity, view, night, scene, number
+    root/rendered.json                     what was rendered, and by which version of the renderer
+    root/{train,query,test}/0001/{vis,ni,th}/0001_v1_n1_s012_003.jpg
 
-`query` repeats a third of `test`. Test identities are numbered after the training identities.
+A name holds identity, view, night, scene and number. `query` repeats a third of `test`; test
+identities are numbered after the training identities.
 """
 
 import concurrent.futures
@@ -179,7 +180,7 @@ def _check(record: dict) -> None:
 
 
 def _already_there(root: pathlib.Path, record: dict) -> bool:
-    """Whether `root` holds this very set. An empty or missing folder does not; others are errors."""
+    """Whether `root` holds this very set; False if it is missing or empty, else a UserError."""
     if not root.exists() and not root.is_symlink():
         return False
     if not root.is_dir():
@@ -198,7 +199,7 @@ def _already_there(root: pathlib.Path, record: dict) -> bool:
     if found != record:
         known = found if isinstance(found, dict) else {}
         clash = ", ".join(
-            f"{name} = {known[name] if name in known else 'none'} instead of {value}"
+            f"{name} = {known[name]} instead of {value}" if name in known else f"no {name}"
             for name, value in record.items()
             if name not in known or known[name] != value
         )
