@@ -78,7 +78,10 @@ def loss_terms(
     outputs: Outputs, batch: Batch, names: Sequence[str], options: ml_collections.ConfigDict
 ) -> dict[str, jax.Array]:
     """The named losses, unweighted, each a scalar; sums over bands where a loss is per band."""
-    features, logits = list(outputs.features.values()), list(outputs.logits.values())
+    # By name: the order of a dict that went through a JAX transformation is alphabetical.
+    features, logits = (
+        [named[band] for band in BANDS] for named in (outputs.features, outputs.logits)
+    )
     terms = {
         "id": lambda: sum(
             losses.cross_entropy(x, batch.identity, options.label_smoothing) for x in logits

@@ -90,7 +90,7 @@ def facenet(
         if config.variant
         else {"width": config.width, "depth": config.depth, "heads": config.heads}
     )
-    if size["depth"] < 1 or size["width"] < 1 or size["width"] % max(size["heads"], 1):
+    if min(size.values()) < 1 or size["width"] % size["heads"]:
         raise UserError(
             f"config.model has width {size['width']}, depth {size['depth']} and {size['heads']} "
             "heads; it needs a depth of at least 1 and a width that the heads divide."
