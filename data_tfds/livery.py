@@ -13,7 +13,6 @@ COLUMNS = ("red", "green", "blue", "near_infrared", "temperature", "gloss", "glo
 night, and share of the near-infrared lamp's light that is sent straight back."""
 
 _FIXED = {  # surfaces that look much the same on every vehicle
-    "tyre": (0.06, 0.06, 0.07, 0.1, 0.55, 0, 0, 0),
     "arch": (0.04, 0.04, 0.05, 0.06, 0.45, 0, 0, 0),
     "seam": (0.05, 0.05, 0.06, 0.12, 0.4, 0, 0, 0),
     "bed": (0.1, 0.1, 0.1, 0.2, 0.35, 0, 0, 0),
@@ -34,9 +33,9 @@ _CARGO = ("cargo", "cargo_panel", "cargo_top", "cargo_back", "cargo_front")
 
 # Panels that share a coating or a temperature, and how often they differ from the body.
 _AREAS = (
-    (("roof", "pillar"), 0.6), (("hood", "front"), 0.4), (("back", "tailgate", "deck"), 0.4),
-    (("door_front",), 0.3), (("door_rear",), 0.3), (("sill",), 0.3), (("cargo_panel",), 0.4),
-    (("cargo", "cargo_front"), 0.7), (("cargo_top",), 0.5), (("cargo_back",), 0.3),
+    (("roof", "pillar"), 0.5), (("hood", "front"), 0.4), (("back", "tailgate", "deck"), 0.4),
+    (("door_front", "door_rear", "sill"), 0.35), (("door_rear",), 0.2), (("sill",), 0.2),
+    (("cargo", "cargo_front", "cargo_back"), 0.6), (("cargo_panel",), 0.4), (("cargo_top",), 0.4),
     (("spare",), 0.5),
 )  # fmt: skip
 
@@ -69,48 +68,52 @@ def _painted_panels(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return paint
 
 
-def _patchwork(rng, low: float, high: float, step: float) -> dict[str, float]:
-    """A value per panel: one for the body; areas may differ from it, by at least `step`."""
-    body = rng.uniform(low, high)
-    values = dict.fromkeys((*_PAINTED, *_CARGO), body)
+def _either(rng, low: float, high: float, up: bool | None = None) -> float:
+    """A value near one end of the range: with contrast enough to be told apart in any light."""
+    reach = 0.28 * (high - low)
+    up = rng.random() < 0.5 if up is None else up
+    return high - reach * rng.random() if up else low + reach * rng.random()
+
+
+def _patchwork(rng, low: float, high: float) -> dict[str, float]:
+    """A value per panel: one for the body; areas of it may lie at the other end of the range."""
+    up = bool(rng.random() < 0.5)
+    values = dict.fromkeys((*_PAINTED, *_CARGO), _either(rng, low, high, up))
     for names, chance in _AREAS:
         if rng.random() < chance:
-            value = rng.uniform(low, high)
-            if abs(value - body) < step:
-                value = body + (step if body < (low + high) / 2 else -step)
-            values |= dict.fromkeys(names, value)
+            values |= dict.fromkeys(names, _either(rng, low, high, not up))
     return values
 
 
 def draw(rng: np.random.Generator) -> dict[str, tuple[float, ...]]:
     """Rows of COLUMNS for every surface name, drawn in a fixed order from the identity's stream."""
     paint = _painted_panels(rng)
-    infrared = _patchwork(rng, 0.05, 0.95, 0.3)
-    heat = _patchwork(rng, 0.08, 0.88, 0.25)
+    infrared = _patchwork(rng, 0.12, 0.97)
+    heat = _patchwork(rng, 0.26, 0.97)
     table = dict(_FIXED)
     for name in infrared:
         table[name] = (*paint[name], infrared[name], heat[name], 0.22, 0, 0)
 
     bumper = paint["fender"] if rng.random() < 0.5 else np.full(3, 0.12)
-    table["bumper"] = (*bumper, rng.uniform(0.1, 0.8), rng.uniform(0.2, 0.6), 0.05, 0, 0)
+    table["bumper"] = (*bumper, _either(rng, 0.1, 0.9), _either(rng, 0.2, 0.8), 0.05, 0, 0)
     table["grille"] = (*np.full(3, rng.uniform(0.05, 0.5)), rng.uniform(0.05, 0.6),
-                       rng.uniform(0.3, 0.95), 0, 0, 0)  # fmt: skip
+                       _either(rng, 0.3, 1.0), 0, 0, 0)  # fmt: skip
     # Tinting is a matter of the visible band; in the near infrared a dark pane may be clear.
-    for name, height in (("windscreen", 0.15), ("side_glass", 0.0), ("rear_glass", 0.0)):
-        tint = rng.uniform(0.06, 0.3)
-        table[name] = (tint * 0.9, tint, tint * 1.1, rng.uniform(0.02, 0.8),
-                       np.clip(rng.uniform(0.0, 0.85) + height, 0, 1), 0.5, 0, 0)  # fmt: skip
+    tint, clear, warm = rng.uniform(0.05, 0.4), _either(rng, 0.02, 0.85), _either(rng, 0.04, 0.9)
+    for name, height in (("windscreen", 0.08), ("side_glass", 0.0), ("rear_glass", 0.0)):
+        warmth = np.clip(warm + height + rng.uniform(-0.05, 0.05), 0, 1)
+        table[name] = (tint * 0.9, tint, tint * 1.1, clear, warmth, 0.5, 0, 0)
     table["sunroof"] = (0.05, 0.05, 0.06, rng.uniform(0.05, 0.7), rng.uniform(0.1, 0.7), 0.5, 0, 0)
     for name in ("stripe", "hood_stripe", "decal"):
-        table[name] = (*_paint(rng), rng.uniform(0.05, 0.95), rng.uniform(0.15, 0.7), 0.1, 0, 0)
+        table[name] = (*_paint(rng), _either(rng, 0.05, 0.95), _either(rng, 0.2, 0.9), 0.1, 0, 0)
     for name in ("rack", "roof_box"):
-        dark = rng.uniform(0.05, 0.75)
-        table[name] = (dark, dark, dark, rng.uniform(0.05, 0.9), rng.uniform(0.1, 0.6), 0.1, 0, 0)
-    rim, rim_infrared = rng.uniform(0.15, 0.75), rng.uniform(0.1, 0.95)
+        dark = _either(rng, 0.05, 0.8)
+        table[name] = (dark, dark, dark, _either(rng, 0.05, 0.9), _either(rng, 0.1, 0.9), 0.1, 0, 0)
+    rim, rim_infrared = _either(rng, 0.1, 0.8), _either(rng, 0.05, 0.95)
     table["hub"] = (rim * 0.5, rim * 0.5, rim * 0.5, 0.2, 0.7, 0, 0, 0)
-    front_wheel, rear_wheel = rng.uniform(0.25, 1.0, 2)
-    for name, warm in (("rim_front", front_wheel), ("rim_rear", rear_wheel)):
-        table[name] = (rim, rim, rim, rim_infrared, warm, 0.3, 0, 0)
+    table["tyre"] = (0.06, 0.06, 0.07, 0.1, _either(rng, 0.2, 0.9), 0, 0, 0)
+    for name in ("rim_front", "rim_rear"):
+        table[name] = (rim, rim, rim, rim_infrared, _either(rng, 0.2, 1.0), 0.3, 0, 0)
     plate = ((0.85, 0.85, 0.85), (0.85, 0.7, 0.1), (0.15, 0.3, 0.7))[
         rng.choice(3, p=[0.5, 0.3, 0.2])
     ]
@@ -118,12 +121,12 @@ def draw(rng: np.random.Generator) -> dict[str, tuple[float, ...]]:
 
     # Warm spots are drawn as surfaces that differ from their panel in temperature alone.
     for name, panel, low, high in (
-        ("engine_heat", "hood", 0.35, 1.0),
-        ("roof_heat", "roof", 0.05, 0.95),
-        ("exhaust_heat", "tailgate", 0.5, 1.0),
-        ("cargo_heat", "cargo", 0.05, 0.95),
+        ("engine_heat", "hood", 0.3, 1.0),
+        ("roof_heat", "roof", 0.1, 0.95),
+        ("exhaust_heat", "tailgate", 0.4, 1.0),
+        ("cargo_heat", "cargo", 0.1, 0.95),
     ):
         row = list(table[panel])
-        row[4] = rng.uniform(low, high)
+        row[4] = _either(rng, low, high)
         table[name] = tuple(row)
     return table

@@ -61,7 +61,9 @@ def write_tree(
         "size": list(size),
         "seed": seed,
     }
-    _check(record)
+    if workers is None:
+        workers = os.cpu_count() or 1
+    _check(record | {"workers": workers})
     if _already_there(root, record):
         return
     try:
@@ -69,7 +71,7 @@ def write_tree(
         building = pathlib.Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
         try:
             building.chmod(0o755)  # mkdtemp makes folders that only their owner may read
-            _render_all(building, record, workers or os.cpu_count() or 1)
+            _render_all(building, record, workers)
             (building / RECORD).write_text(json.dumps(record, indent=2) + "\n")
             _move_into_place(building, root, record)
         finally:
@@ -154,6 +156,7 @@ def _render_all(building: pathlib.Path, record: dict, workers: int) -> None:
 
 def _check(record: dict) -> None:
     least = {"train_identities": 0, "test_identities": 0, "train_samples": 1, "test_samples": 2}
+    least |= {"seed": 0, "workers": 1}
     for name, minimum in least.items():
         if record[name] < minimum:
             raise _user_error(

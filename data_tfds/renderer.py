@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from data_tfds import glare, scenery
 from data_tfds.vehicle import Vehicle, identity_generator, vehicle
 
-VERSION = 2
+VERSION = 3
 """Raised whenever a pixel changes, so that a tree of an older renderer is never taken for new."""
 
 VIEWS = 8
@@ -188,7 +188,7 @@ def _paint_shadow(canvas: _Canvas, car: Vehicle, shot: _Shot, light: np.ndarray)
     drop = -light[:2] / max(light[2], 0.35) * height * 0.5
     outline = _hull(np.concatenate([corner * 1.02, corner * 0.95 + drop]))
     points = shot.on_canvas(np.column_stack([outline, np.zeros(len(outline))]))
-    canvas.paint(points, "shadow", np.array([0.11, 0.11, 0.13, 0.1, 0.4, *[0.0] * 7]))
+    canvas.paint(points, "shadow", np.array([0.11, 0.11, 0.13, 0.06, 0.14, *[0.0] * 7]))
 
 
 def _hull(points: np.ndarray) -> np.ndarray:
