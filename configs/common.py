@@ -56,6 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
     m.fce.keep = "own"  # own: 1 - m of the band itself | near_infrared (release)
     m.fce.gate = "sample"  # sample | batch (release)
     m.flare_heads = True  # needed for the loss `mask_kl`
+    m.classifier_std = 0.001  # random start of the classifiers
     m.neck_feature = "before"  # before | after the BatchNorm: what is matched
     m.dtype = "float32"  # float32 | bfloat16, of matrix products
     m.attention = "xla"  # xla | cudnn (GPU, bfloat16)

@@ -116,6 +116,7 @@ def facenet(
         mfmp=mfmp if use_mfmp else None,
         fce=fce if use_fce else None,
         flare_heads=config.flare_heads,
+        classifier_std=config.classifier_std,
         neck_feature=config.neck_feature,
         dtype=jnp.dtype(config.dtype),
         attention=config.attention,

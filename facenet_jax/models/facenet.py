@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from facenet_jax.models.layers import BatchNorm, Dense, LayerNorm
+from facenet_jax.models.layers import BatchNorm, Dense, LayerNorm, xavier
 from facenet_jax.models.vit import LastBlock, Trunk, stacked
 from facenet_jax.types import BANDS, Outputs
 
@@ -42,7 +42,7 @@ class MFMP(nn.Module):
         torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         zero_init = nn.initializers.zeros
         kernel_init = (
-            torch_init if self.initializer == "torch" else nn.initializers.xavier_uniform()
+            torch_init if self.initializer == "torch" else xavier
         )
 
         query = LayerNorm(self.norm_epsilon, name="norm")(a)
@@ -148,6 +148,7 @@ class FACENet(nn.Module):
     mfmp: Mapping | None  # the fields of MFMP, None: masks come from the trunk's own patches
     fce: Mapping | None  # the fields of FCE, None: no token is replaced
     flare_heads: bool
+    classifier_std: float  # of the random weights that the classifiers start from
     neck_feature: str  # what is matched: "before" | "after" the BatchNorm
     dtype: jnp.dtype
     attention: str
@@ -188,7 +189,7 @@ class FACENet(nn.Module):
         classifier = stacked(Dense, in_axes=(0,))(
             self.identities,
             use_bias=False,
-            kernel_init=nn.initializers.normal(0.001),
+            kernel_init=nn.initializers.normal(self.classifier_std),
             name="classifier",
         )
         logits = classifier(necks)  # [M, B, C]

@@ -41,6 +41,24 @@ def patches(images: jax.Array, patch: int, stride: int) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
 
 
+def sincos_position(key: jax.Array, rows: int, columns: int, width: int) -> jax.Array:
+    """Where a position embedding [1 + rows * columns, width] starts: sines and cosines of y and x.
+
+    Chen et al. 2021 (MoCo v3). The usual noise of 0.02 is lost beside the patches, and a network
+    from scratch then takes hundreds of steps to find out where things are. The class token's row
+    is 0. Pretrained weights replace all of it.
+    """
+    del key
+    quarter = width // 4
+    omega = 10000.0 ** (-np.arange(quarter) / max(quarter, 1))
+    y, x = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    angles = [axis.reshape(-1, 1) * omega for axis in (y, x)]
+    waves = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
+    table = np.concatenate(waves, axis=1)
+    padded = np.pad(table, ((1, 0), (0, width - table.shape[1])))
+    return jnp.asarray(padded, jnp.float32)
+
+
 class ScanBlock(Block):
     """A `Block` in the form `nn.scan` wants: carry in, (carry, nothing) out."""
 
@@ -73,12 +91,13 @@ class Trunk(nn.Module):
         """Images [B, H, W, 3] in [-1, 1] to tokens [B, 1 + n, width] float32, class token first."""
         # A Dense on patches, not a convolution: stacked over bands, the gradient of a convolution
         # makes the partitioner gather whole activations.
-        init = nn.initializers.normal((2.0 / (self.patch**2 * self.width)) ** 0.5)
+        init = nn.initializers.lecun_normal()
         embed = Dense(self.width, dtype=self.dtype, kernel_init=init, name="patch")
         x = embed(patches(images, self.patch, self.stride)).astype(jnp.float32)
         token = self.param("class_token", normal_002, (1, self.width))
         x = jnp.concatenate([jnp.broadcast_to(token[None], (len(x), 1, self.width)), x], axis=1)
-        x = x + self.param("position", normal_002, x.shape[1:])[None]
+        rows, columns = grid(images.shape[1:3], self.patch, self.stride)
+        x = x + self.param("position", sincos_position, rows, columns, self.width)[None]
         if self.depth == 0:
             return x
 
