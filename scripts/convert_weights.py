@@ -1,0 +1,186 @@
+"""Checkpoints of the authors' PyTorch release to a workdir of ours, and back.
+
+python scripts/convert_weights.py RELEASE.pth WORKDIR --config configs/wmveid863_official.py \\
+    --data_root DIR [--heads N]
+python scripts/convert_weights.py WORKDIR RELEASE.pth [--checkpoint last|best]
+
+The first makes a workdir for `python main.py --workdir WORKDIR --mode evaluate` (or embed). The
+second writes a file that the release loads; it takes the `official` preset alone.
+"""
+
+import argparse
+import importlib.util
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from configs.official import official
+from facenet_jax import api, interop, models, workdir
+from facenet_jax.models.vit import VARIANTS
+from facenet_jax.optim import optimizer
+from facenet_jax.pretrained import flatten, read_checkpoint
+from facenet_jax.run import open_checkpoints
+from facenet_jax.step import State
+from facenet_jax.torch_writer import write_state_dict
+from facenet_jax.types import UserError
+
+STEP = 1  # of an imported checkpoint, whose own is unknown; from step 0 a run would start anew
+HEAD_WIDTH = 64  # of every ViT in use, the release's included
+MUST_AGREE = ("model.mfmp.", "model.fce.", "model.shared_trunk", "model.flare_heads")
+"""Options that decide what the exported tensors mean; the others are recipe."""
+MAY_DIFFER = ("model.mfmp.dropout", "model.mfmp.initializer", "model.fce.mask_bias")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code: 0, or that of the UserError whose text went to stderr."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=pathlib.Path, help="a .pth of the release, or a workdir")
+    parser.add_argument("dest", type=pathlib.Path, help="a new workdir, or a new .pth")
+    parser.add_argument("--config", type=pathlib.Path, help="recipe of an import: *_official.py")
+    parser.add_argument("--data_root", default="", help="folder of the data set, for an import")
+    parser.add_argument("--heads", type=int, help=f"heads of the ViT; width / {HEAD_WIDTH}")
+    parser.add_argument("--checkpoint", default="last", choices=["last", "best"])
+    options = parser.parse_args(arguments)
+    try:
+        if options.source.is_dir():
+            said = export_workdir(options.source, options.dest, options.checkpoint)
+        else:
+            config = load_recipe(options.config)
+            config.data.root = options.data_root
+            said = import_file(options.source, options.dest, config, options.heads)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(said)
+    return 0
+
+
+def load_recipe(path: pathlib.Path | None) -> ml_collections.ConfigDict:
+    """The config of a file in configs/."""
+    if path is None or not path.is_file():
+        raise UserError(
+            f"The recipe {path} does not exist; an import needs one, because a checkpoint does not "
+            "say its image size: give --config configs/wmveid863_official.py or another *_official",
+            2,
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def import_file(
+    source: pathlib.Path,
+    dest: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    heads: int | None = None,
+) -> str:
+    """Makes the workdir `dest` from a release checkpoint; what was done, in one line."""
+    variables, sizes = interop.import_release(read_checkpoint(source), str(source))
+    fit_model(config.model, sizes, heads, source)
+    check_official(config, f"The recipe given for {source}")
+    model = models.build(config.model, config.data.image_size, sizes.identities)
+    if np.prod(model.patch_grid) != sizes.tokens:
+        raise UserError(
+            f"{source} has {sizes.tokens} patch positions, but the recipe's images of "
+            f"{tuple(config.data.image_size)} pixels give {model.patch_grid[0]} x "
+            f"{model.patch_grid[1]}; choose the recipe that the checkpoint was trained with."
+        )
+    check_shapes(model, variables)
+    params = jax.tree.map(jnp.asarray, variables["params"])
+    statistics = {"batch_stats": jax.tree.map(jnp.asarray, variables["batch_stats"])}
+    state = State(jnp.int32(STEP), params, statistics, optimizer(config.optim).init(params))
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise UserError(f"{dest} already exists; choose a new folder for the imported weights.")
+    with workdir.locked(dest):
+        workdir.claim(dest, config)
+        checkpoints = open_checkpoints(dest)
+        checkpoints.save(STEP, state)
+        checkpoints.close()
+    return (
+        f"{source}: {len(flatten(variables))} arrays of a ViT of width {sizes.width} and depth "
+        f"{sizes.depth} for {sizes.identities} identities are in {dest}, as step {STEP}."
+    )
+
+
+def fit_model(
+    model: ml_collections.ConfigDict, sizes: interop.Sizes, heads: int | None, source: pathlib.Path
+) -> None:
+    """Sets the options of the model to what the checkpoint's shapes say."""
+    if heads is None and sizes.width % HEAD_WIDTH:
+        raise UserError(f"{source} has width {sizes.width}; say its heads with --heads.", 2)
+    vit = {"width": sizes.width, "depth": sizes.depth, "heads": heads or sizes.width // HEAD_WIDTH}
+    if sizes.hidden != 4 * sizes.width:
+        raise UserError(
+            f"{source} has an MLP of {sizes.hidden} features on a width of {sizes.width}; this "
+            "model has four times its width."
+        )
+    model.variant = next((name for name, size in VARIANTS.items() if size == vit), "")
+    if not model.variant:
+        model.update(vit)
+    model.patch, model.stride = sizes.patch, 0
+    model.mfmp.heads, model.mfmp.head_width = sizes.mfmp_heads, sizes.mfmp_head_width
+    model.fce.mask_bias = -sizes.threshold
+    model.identities = sizes.identities
+    model.pretrained = "none"  # nothing else is to be loaded
+    model.dtype = "float32"  # the release evaluates without autocast
+
+
+def check_shapes(model: models.Model, variables: dict) -> None:
+    """Raises UserError where the model's variables are others than these."""
+    ours = flatten(jax.eval_shape(model.init, jax.random.key(0)))
+    theirs = flatten(variables)
+    problems = [
+        f"{path} {ours[path].shape if path in ours else 'absent'} against "
+        f"{theirs[path].shape if path in theirs else 'absent'}"
+        for path in sorted(ours.keys() | theirs.keys())
+        if path not in ours or path not in theirs or ours[path].shape != theirs[path].shape
+    ]
+    if problems:
+        raise UserError(f"The recipe's model is another than the file's: {'; '.join(problems)}.")
+
+
+def export_workdir(source: pathlib.Path, dest: pathlib.Path, which: str) -> str:
+    """Writes a checkpoint of the workdir `source` as the release would; what was done."""
+    config = workdir.read_config(source)
+    check_official(config, str(source))
+    if dest.exists():
+        raise UserError(f"{dest} already exists; choose a new file.")
+    network = api.load(source, which)
+    variables = jax.tree.map(np.asarray, network.variables)
+    tensors = interop.export_release(variables, -config.model.fce.mask_bias)
+    write_state_dict(dest, tensors)
+    return f"{source}: step {network.step} is in {dest} as the release lays it out."
+
+
+def check_official(config: ml_collections.ConfigDict, source: str) -> None:
+    """Raises UserError with every option that makes a model another than the release's."""
+    width = VARIANTS[config.model.variant]["width"] if config.model.variant else config.model.width
+    wanted = workdir.flat(official(ml_collections.ConfigDict(config.to_dict())).to_dict())
+    wanted |= {"model.mfmp.enabled": True, "model.fce.enabled": True}
+    wanted |= {"model.flare_heads": True, "model.shared_trunk": False}
+    ours = workdir.flat(config.to_dict())
+    free = {*MAY_DIFFER, "model.mfmp.heads", "model.mfmp.head_width"}
+    problems = [
+        f"config.{name} is {ours[name]!r} instead of {wanted[name]!r}"
+        for name in ours
+        if name.startswith(MUST_AGREE) and name not in free and ours[name] != wanted[name]
+    ]
+    if ours["model.mfmp.head_width"] not in (0, width):
+        problems.append(f"config.model.mfmp.head_width is not the width {width}")
+    if problems:
+        raise UserError(
+            f"{source} is not the `official` preset, and the release cannot compute anything else: "
+            f"{'; '.join(problems)}."
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
