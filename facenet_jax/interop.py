@@ -1,9 +1,9 @@
 """FACENet checkpoints of the authors' PyTorch release <-> our variables, by one table.
 
-The release's names are those of spec facenet-official 5.5. `used_rows` lists every tensor that takes
-part in its computation with its place in our tree; `unused_tensors` the rest, which an import leaves
-out and an export fills, since its loader wants them. Nothing is computed: what is imported and
-exported again is equal bit by bit.
+The release's names are those of spec facenet-official 5.5. `used_rows` lists every tensor that
+takes part in its computation with its place in our tree; `unused_tensors` the rest, which an import
+leaves out and an export fills, since its loader wants them. Nothing is computed: what is imported
+and exported again is equal bit by bit.
 """
 
 import dataclasses
