@@ -6,6 +6,11 @@ On the command line: --config.section.option=value.
 import ml_collections
 
 
+def weight(value: float) -> ml_collections.FieldReference:
+    """A field for a number or a table; plain fields take no value of another type."""
+    return ml_collections.FieldReference(value, field_type=object)
+
+
 def get_config() -> ml_collections.ConfigDict:
     """FACENet as the paper has it (the `paper` preset), with the recipe for WMVeID863."""
     c = ml_collections.ConfigDict()
@@ -65,14 +70,14 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Weights of the losses: a number, or ((progress, weight), ...) with progress in 0..1.
     c.losses = s = ml_collections.ConfigDict()
-    s.id = 1.0
-    s.triplet = 1.0
-    s.mask_kl = 1.0
-    s.mc = 1.0
-    s.flare = 0.0  # cross-entropy of the flare heads against the flare label, an extension
-    s.mmm = 0.0  # 3M, HC and CdC, the losses that Table 5 compares with mc
-    s.hc = 0.0
-    s.cdc = 0.0
+    s.id = weight(1.0)
+    s.triplet = weight(1.0)
+    s.mask_kl = weight(1.0)
+    s.mc = weight(1.0)
+    s.flare = weight(0.0)  # cross-entropy of the flare heads against the flare label, an extension
+    s.mmm = weight(0.0)  # 3M, HC and CdC, the losses that Table 5 compares with mc
+    s.hc = weight(0.0)
+    s.cdc = weight(0.0)
     c.loss_options = o = ml_collections.ConfigDict()
     o.label_smoothing = 0.0
     o.margin = 0.0  # of the triplet loss; 0: soft margin

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -74,6 +75,23 @@ def weight_at(weight: float | Sequence, progress: jax.Array) -> jax.Array:
     return jnp.interp(progress, at, value)
 
 
+def check_weight(name: str, weight: object) -> None:
+    """Raise UserError unless `weight_at` takes this weight."""
+    try:
+        table = np.asarray(weight, np.float64)
+        good = np.isfinite(table).all() and (
+            table.ndim == 0
+            or (table.ndim == 2 and table.shape[1] == 2 and (np.diff(table[:, 0]) > 0).all())
+        )
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise UserError(
+            f"config.losses.{name} is {weight!r}; it must be a number or "
+            "((progress, weight), ...) with rising progress from 0 to 1."
+        )
+
+
 def loss_terms(
     outputs: Outputs, batch: Batch, names: Sequence[str], options: ml_collections.ConfigDict
 ) -> dict[str, jax.Array]:
@@ -104,6 +122,8 @@ def loss_terms(
 
 def used_losses(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """The names of the losses with a weight other than 0, after a check that the model has them."""
+    for name in LOSSES:
+        check_weight(name, config.losses[name])
     names = tuple(name for name in LOSSES if config.losses[name])
     for name in ("mask_kl", "flare"):
         if name in names and not config.model.flare_heads:
@@ -149,14 +169,15 @@ def train_step(
     (total, (terms, changed)), gradients = grad_fn(state.params)
     directions, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     rates = schedule.rates[step]
+    params = descend(state.params, directions, rates)
     scalars = {
         "loss": total,
         **{f"loss_{name}": value for name, value in terms.items()},
         "learning_rate": rates[0],
         "gradient_norm": global_norm(gradients),
-        "parameter_norm": global_norm(state.params),
+        # Of the new parameters: a step that overflows tells so before it can be saved.
+        "parameter_norm": global_norm(params),
     }
-    params = descend(state.params, directions, rates)
     return State(step + 1, params, changed, optimizer_state), scalars
 
 

@@ -26,3 +26,11 @@ def shared() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip("no folder ../shared with the reference data beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def quick_compile():
+    """Compile whole training steps with less optimisation: it halves the time of their tests."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
