@@ -49,7 +49,7 @@ def flank(build, rng, x: Sequence, z: Sequence, half: float, axles: Sequence, ra
     """
     tall = z[1] - z[0]
     split = x[0] + (x[1] - x[0]) * rng.uniform(0.4, 0.6)
-    stripe, decal = rng.random() < 0.4, rng.random() < 0.35
+    stripe, decal = rng.random() < 0.45, rng.random() < 0.4
     low = z[0] + tall * rng.uniform(0.2, 0.6)
     high = low + tall * rng.uniform(0.14, 0.34)
     where = x[0] + (x[1] - x[0]) * rng.uniform(0.15, 0.55)
@@ -126,7 +126,7 @@ def roof(build, rng, quad, normal) -> None:
 
 def roof_load(build, rng, x: Sequence, half: float, z: float) -> None:
     """What stands on a roof from x[0] to x[1]: a rack, a box, a sign, a light bar, or nothing."""
-    what = rng.choice(["none", "rack", "box", "sign", "bar"], p=[0.46, 0.2, 0.14, 0.1, 0.1])
+    what = rng.choice(["none", "rack", "box", "sign", "bar"], p=[0.32, 0.2, 0.22, 0.13, 0.13])
     middle, length = (x[0] + x[1]) / 2, x[1] - x[0]
     if what == "rack":
         for side in (-1, 1):

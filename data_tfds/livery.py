@@ -40,19 +40,21 @@ _AREAS = (
 )  # fmt: skip
 
 
-def _paint(rng: np.random.Generator) -> np.ndarray:
-    """A paint as fleets have them: a third white to black, the others of any hue."""
-    hue, depth, light = rng.random(), rng.uniform(0.45, 0.92), rng.uniform(0.3, 0.85)
-    if rng.random() < 0.33:
-        depth, light = rng.uniform(0.0, 0.1), rng.uniform(0.06, 0.9)
-    return np.clip(colorsys.hsv_to_rgb(hue, depth, light), 0.03, 0.9)
+def _paint(rng: np.random.Generator, hue: float) -> np.ndarray:
+    """A paint of about this hue (0..1), or in a quarter of the cases white, grey or black."""
+    depth, light = rng.uniform(0.6, 0.95), rng.uniform(0.4, 0.85)
+    if rng.random() < 0.25:
+        depth, light = rng.uniform(0.0, 0.08), rng.choice([0.08, 0.4, 0.88]) * rng.uniform(0.9, 1)
+    return np.clip(colorsys.hsv_to_rgb(hue % 1, depth, light), 0.03, 0.9)
 
 
 def _painted_panels(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Visible colour of every panel: one paint, often a second one on an area of its own."""
-    first, second = _paint(rng), _paint(rng)
+    hue = rng.random()
+    # A second hue far from the first, so that two tones are seen as two.
+    first, second = _paint(rng, hue), _paint(rng, hue + rng.uniform(0.25, 0.75))
     paint = dict.fromkeys((*_PAINTED, *_CARGO), first)
-    two_tone = rng.choice(["none", "roof", "low", "rear", "hood"], p=[0.3, 0.25, 0.2, 0.13, 0.12])
+    two_tone = rng.choice(["none", "roof", "low", "rear", "hood"], p=[0.2, 0.27, 0.23, 0.15, 0.15])
     areas = {
         "none": (),
         "roof": ("roof", "pillar"),
@@ -61,10 +63,10 @@ def _painted_panels(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "hood": ("hood", "front"),
     }
     paint |= dict.fromkeys(areas[str(two_tone)], second)
-    cargo = _paint(rng) if rng.random() < 0.75 else first
+    cargo = _paint(rng, rng.random()) if rng.random() < 0.75 else first
     paint |= dict.fromkeys(_CARGO, cargo)
     if rng.random() < 0.4:
-        paint["cargo_panel"] = _paint(rng)
+        paint["cargo_panel"] = _paint(rng, rng.random())
     return paint
 
 
@@ -105,7 +107,14 @@ def draw(rng: np.random.Generator) -> dict[str, tuple[float, ...]]:
         table[name] = (tint * 0.9, tint, tint * 1.1, clear, warmth, 0.5, 0, 0)
     table["sunroof"] = (0.05, 0.05, 0.06, rng.uniform(0.05, 0.7), rng.uniform(0.1, 0.7), 0.5, 0, 0)
     for name in ("stripe", "hood_stripe", "decal"):
-        table[name] = (*_paint(rng), _either(rng, 0.05, 0.95), _either(rng, 0.2, 0.9), 0.1, 0, 0)
+        table[name] = (
+            *_paint(rng, rng.random()),
+            _either(rng, 0.05, 0.95),
+            _either(rng, 0.2, 0.9),
+            0.1,
+            0,
+            0,
+        )
     for name in ("rack", "roof_box"):
         dark = _either(rng, 0.05, 0.8)
         table[name] = (dark, dark, dark, _either(rng, 0.05, 0.9), _either(rng, 0.1, 0.9), 0.1, 0, 0)

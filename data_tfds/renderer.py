@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from data_tfds import glare, scenery
 from data_tfds.vehicle import Vehicle, identity_generator, vehicle
 
-VERSION = 3
+VERSION = 4
 """Raised whenever a pixel changes, so that a tree of an older renderer is never taken for new."""
 
 VIEWS = 8
@@ -140,8 +140,8 @@ class _Shot:
 
 def _aim(car: Vehicle, rng, view: int, size: tuple[int, int]) -> _Shot:
     """A camera that sees the vehicle from `view` and fills most of the frame with it."""
-    yaw = math.radians(45 * (view - 1) + rng.uniform(-9, 9))
-    pitch = math.radians(rng.uniform(17, 27))
+    yaw = math.radians(45 * (view - 1) + rng.uniform(-7, 7))
+    pitch = math.radians(rng.uniform(18, 26))
     towards = np.array([math.cos(yaw) * math.cos(pitch), math.sin(yaw) * math.cos(pitch),
                         math.sin(pitch)])  # fmt: skip
     right = np.array([-math.sin(yaw), math.cos(yaw), 0.0])
@@ -150,8 +150,8 @@ def _aim(car: Vehicle, rng, view: int, size: tuple[int, int]) -> _Shot:
     plane = shot.project(car.corners)
     low, high = plane.min(0), plane.max(0)
     frame, span = np.array(size), high - low
-    scale = min(frame / span) * rng.uniform(0.85, 0.94)
-    centre = frame / 2 + (frame - span * scale) * rng.uniform(-0.15, 0.15, 2)
+    scale = min(frame / span) * rng.uniform(0.88, 0.95)
+    centre = frame / 2 + (frame - span * scale) * rng.uniform(-0.1, 0.1, 2)
     middle = (low + high) / 2 * (1, -1)
     return dataclasses.replace(shot, scale=scale, middle=tuple(middle), centre=tuple(centre))
 
@@ -233,7 +233,7 @@ def _palettes(rows: np.ndarray, shot: _Shot, sun, night: bool, rng) -> list[np.n
     lamp, sunlight = (
         (rng.uniform(0.65, 0.85), 0.06) if night else rng.uniform((0.45, 0.2), (0.55, 0.4))
     )
-    near = 240 * infrared * (0.25 + lamp * facing + sunlight * lit)
+    near = 280 * infrared * (0.25 + lamp * facing + sunlight * lit)
     reach = np.where(on_car > 0, 1.0, 0.45 if night else 1.0)  # at night the lamp fades behind
     near = near * reach + 130 * retro + 60 * glow * night
     # Metal under the open sky takes the sun's warmth by day and the sky's cold at night.
@@ -246,7 +246,7 @@ def _palettes(rows: np.ndarray, shot: _Shot, sun, night: bool, rng) -> list[np.n
 def _develop(canvas: _Canvas, palettes, size: tuple[int, int], rng) -> list[np.ndarray]:
     """The bands before light and noise, float32 [H, W, 3], [H, W], [H, W]: moved and blurred."""
     unit = min(size) / 128
-    motion = np.array([abs(rng.normal(0, 0.9)), rng.uniform(0, 0.35)]) * unit
+    motion = np.array([abs(rng.normal(0, 0.7)), rng.uniform(0, 0.35)]) * unit
     blurs = (motion, motion, 0.6 * motion + 1.3 * unit)  # thermal lenses are soft
     bands = []
     for band, (palette, blur) in enumerate(zip(palettes, blurs, strict=True)):

@@ -74,12 +74,16 @@ class Builder:
             self.face((low[i], low[j], high[j], high[i]), look)
 
     def disc(self, centre: Sequence[float], radius: float, look: str, normal) -> None:
-        """Adds an upright disc; its axis is x where the normal says so, else y (a wheel)."""
+        """Adds an upright disc; its axis is x where the normal says so, else y (a wheel).
+
+        What would lie under the ground is cut off.
+        """
         x, y, z = centre
+        heights = [max(z + radius * s, 0.0) for _, s in _CIRCLE]
         if abs(normal[0]) > 0.5:
-            points = [(x, y + radius * c, z + radius * s) for c, s in _CIRCLE]
+            points = [(x, y + radius * c, h) for (c, _), h in zip(_CIRCLE, heights, strict=True)]
         else:
-            points = [(x + radius * c, y, z + radius * s) for c, s in _CIRCLE]
+            points = [(x + radius * c, y, h) for (c, _), h in zip(_CIRCLE, heights, strict=True)]
         self.face(points, look, normal)
 
 

@@ -9,7 +9,7 @@ from data_tfds import bodies, livery
 from data_tfds.solids import Builder
 
 _KINDS = ("sedan", "hatch", "suv", "van", "pickup", "truck", "bus")
-_SHARES = (0.24, 0.14, 0.18, 0.15, 0.11, 0.11, 0.07)
+_SHARES = (0.2, 0.14, 0.16, 0.15, 0.13, 0.13, 0.09)
 _IDENTITY_STREAM = 1
 
 
