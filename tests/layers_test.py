@@ -50,13 +50,15 @@ def test_batch_norm_keeps_statistics_as_torch_does():
     y, changed = layer.apply(variables, x, True, mutable=["batch_stats"])
     x = np.asarray(x)
     mean, biased, unbiased = x.mean(0), x.var(0), x.var(0, ddof=1)
-    np.testing.assert_allclose(y, (x - mean) / np.sqrt(biased + 1e-5) * scale, rtol=1e-4, atol=1e-5)
+    expected = (x - mean) / np.sqrt(biased + 1e-5) * scale + stats["bias"]
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
     changed = changed["batch_stats"]
+    np.testing.assert_array_equal(changed["bias"], stats["bias"])  # frozen
     np.testing.assert_allclose(changed["mean"], 0.9 * stats["mean"] + 0.1 * mean, rtol=1e-5)
     np.testing.assert_allclose(changed["var"], 0.9 * stats["var"] + 0.1 * unbiased, rtol=1e-5)
 
     y = layer.apply(variables, jnp.asarray(x), False)
-    expected = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * scale
+    expected = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * scale + stats["bias"]
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -54,11 +54,12 @@ class LayerNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm over the batch axis with a scale and no bias (the neck of BNNeck), in float32.
+    """BatchNorm over the batch axis with a frozen bias (the neck of BNNeck), in float32.
 
-    y = scale (x - mean) / sqrt(var + 1e-5). Training uses the biased variance of the whole batch
-    and moves the running statistics by 0.1; the running variance takes the unbiased one, as torch
-    does.
+    y = scale (x - mean) / sqrt(var + 1e-5) + bias. The bias is 0 and never trained; it is kept with
+    the statistics because an imported checkpoint may bring another. Training uses the biased
+    variance of the whole batch and moves the running statistics by 0.1; the running variance takes
+    the unbiased one, as torch does.
     """
 
     @nn.compact
@@ -68,6 +69,7 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (width,))
         mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
         var = self.variable("batch_stats", "var", jnp.ones, (width,))
+        bias = self.variable("batch_stats", "bias", jnp.zeros, (width,))
         mu, sigma2 = mean.value, var.value
         if train and not self.is_initializing():
             mu = x.mean(0)
@@ -75,7 +77,7 @@ class BatchNorm(nn.Module):
             unbiased = sigma2 * (x.shape[0] / max(x.shape[0] - 1, 1))
             mean.value = 0.9 * mean.value + 0.1 * mu
             var.value = 0.9 * var.value + 0.1 * unbiased
-        return (x - mu[None]) * (scale * jax.lax.rsqrt(sigma2 + 1e-5))[None]
+        return (x - mu[None]) * (scale * jax.lax.rsqrt(sigma2 + 1e-5))[None] + bias.value[None]
 
 
 def drop_path(key: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
