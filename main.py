@@ -41,7 +41,7 @@ def main() -> None:
         jax.distributed.initialize()
     cli.set_up_log(quiet=jax.process_index() > 0)
 
-    file = FLAGS["config"].config_filename
+    file = FLAGS["config"].config_filename if FLAGS["config"].present else None
     config, folder = cli.config_and_workdir(lambda: FLAGS.config, file, FLAGS.workdir)
     mode = {"train": train, "evaluate": evaluate.evaluate, "embed": evaluate.export_only}[
         FLAGS.mode

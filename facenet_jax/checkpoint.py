@@ -1,6 +1,7 @@
 """Checkpoints of a run: the latest and the best are kept. The only file that knows Orbax."""
 
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -31,6 +32,13 @@ class Checkpoints:
         )
         self.manager = ocp.CheckpointManager(folder, options=options)
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Whatever ends the block, what was saved before is kept.
+        self.wait()
+
     def latest(self) -> int | None:
         """The step of the newest checkpoint, None without one."""
         return self.manager.latest_step()
@@ -50,10 +58,23 @@ class Checkpoints:
         Raises UserError where the disk is full or the folder cannot be written. Earlier checkpoints
         stay as they are.
         """
+        self.check_space(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         try:
             self.manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
         except Exception as error:
             raise self.failed(error) from error
+
+    def check_space(self, needed: int) -> None:
+        """Raise UserError unless the disk has `needed` bytes left."""
+        if not pathlib.Path(self.folder).is_dir():
+            return  # on a cloud storage that tells nothing about its space
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(
+                f"A checkpoint of {needed / 1e6:.1f} MB does not fit on the disk of {self.folder}, "
+                f"which has {free / 1e6:.1f} MB left; free space there or choose another "
+                "--workdir. The checkpoints already there are untouched."
+            )
 
     def wait(self) -> None:
         """Return when what was saved is on disk; raises as `save`."""

@@ -1,7 +1,9 @@
 """How the command line speaks: plain log lines, one-sentence errors, exit codes."""
 
+import errno
 import logging as python_logging
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -22,6 +24,15 @@ def guarded(main: Callable[[], None]) -> int:
     except UserError as error:
         print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(
+            f"{pathlib.Path(sys.argv[0]).name}: The disk is full ({error}); free space and start "
+            "again, a run goes on from its last checkpoint.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
@@ -33,13 +44,16 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     try:
         rest = values(arguments)
     except (KeyError, AttributeError) as error:  # an unknown option of the config
-        # ml_collections: "'name'\nDid you mean "x" instead of "name"?", quoted once more.
-        text = str(error.args[0] if error.args else error).replace("\n", " ")
+        # ml_collections: 'name'\nDid you mean "x" instead of "name"?, in quotes of varying depth.
+        text = str(error.args[0])
+        name, near = re.search(r"\w+", text)[0], re.search(r'mean "(\w+)"', text)
+        hint = f" Did you mean {near[1]}?" if near else ""
         raise UserError(
-            f"The config has no option {text} All options are in configs/common.py.", 2
+            f"The config has no option '{name}'.{hint} All options are in configs/common.py.", 2
         ) from error
     except flags.Error as error:
-        raise UserError(f"{error}.", 2) from error
+        text = str(error).removesuffix(".").replace(" ?", "?")
+        raise UserError(text if text.endswith("?") else f"{text}.", 2) from error
     if rest[1:]:
         raise UserError(
             f"'{rest[1]}' is no option; options are written --name=value, and main.py --help lists "
@@ -71,8 +85,11 @@ class OwnLines(python_logging.Filter):
 
     def filter(self, record: python_logging.LogRecord) -> bool:
         """Whether to show a record."""
-        folder = pathlib.Path(record.pathname).parts[-2:-1]
-        return record.levelno >= python_logging.WARNING or folder[:1] in [(name,) for name in OWN]
+        if pathlib.Path(record.pathname).parent.name in OWN:
+            return True
+        # Orbax speaks of every save without a score, and logs what it raises a moment later.
+        known = record.exc_info or "tracked_metric" in str(record.msg)
+        return record.levelno >= python_logging.WARNING and not known
 
 
 def set_up_log(quiet: bool = False) -> None:

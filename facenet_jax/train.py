@@ -59,7 +59,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Mapping[s
         writer = Writer(workdir)
     log = Log(run, writer, step)
 
-    with Preemption() as preemption:
+    with Preemption() as preemption, checkpoints:
         while step < total:
             stop = next(s for s in range(step + 1, total + 1) if evaluate_at[s] or save_at[s])
             count = min(stop - step, config.train.steps_per_dispatch)
@@ -85,7 +85,6 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Mapping[s
                 return None
 
     log.flush()
-    checkpoints.wait()
     result = evaluate.finish(run, state, checkpoints, workdir, probe)
     checkpoints.close()
     if writer:
@@ -159,6 +158,7 @@ class Log:
                 self.writer.write(step + i + 1, row | {"perf/triplets_per_second": rate})
             bad = [name for name, array in values.items() if not math.isfinite(array[i])]
             if bad:
+                bad.sort(key=lambda name: not name.startswith("loss"))  # the cause before effects
                 raise UserError(
                     f"{', '.join(bad)} became {values[bad[0]][i]} at step {step + i + 1}; the last "
                     "good checkpoint is kept. Lower config.optim.learning_rate, set "

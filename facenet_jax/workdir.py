@@ -1,7 +1,6 @@
 """The folder of a run: one process at a time, one config for life, files written whole."""
 
 import contextlib
-import difflib
 import fcntl
 import importlib.metadata
 import json
@@ -117,9 +116,3 @@ def environment() -> dict[str, Any]:
             if name.startswith(("XLA_", "JAX_", "LIBTPU_"))
         },
     }
-
-
-def nearest(name: str, names: Any) -> str:
-    """' Did you mean ...?' with the nearest of `names`, or nothing where none is near."""
-    near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.4)
-    return f" Did you mean {' or '.join(near)}?" if near else ""
