@@ -121,9 +121,9 @@ class Trainer:
         """A number of steps, on the devices."""
         return meshes.replicate(np.int32(steps), self.mesh)
 
-    def run(self, steps: int):
-        """(the state after `steps` steps, the scalars [steps] of each by name)."""
-        state, done, logs = self.start(), 0, []
+    def run(self, steps: int, state: State | None = None):
+        """(the state after `steps` more steps, the scalars [steps] of each by name)."""
+        state, done, logs = state or self.start(), 0, []
         while done < steps:
             count = min(steps - done, self.config.train.steps_per_dispatch)
             state, scalars = self.chunk(state, self.data, self.schedule, self.count(count))
