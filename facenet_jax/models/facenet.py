@@ -41,9 +41,7 @@ class MFMP(nn.Module):
         inner = self.heads * self.head_width
         torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         zero_init = nn.initializers.zeros
-        kernel_init = (
-            torch_init if self.initializer == "torch" else xavier
-        )
+        kernel_init = torch_init if self.initializer == "torch" else xavier
 
         query = LayerNorm(self.norm_epsilon, name="norm")(a)
         if self.norms == 2:
