@@ -11,7 +11,7 @@ from PIL import Image
 FLARE_SHARE = 0.4
 _FLARE_STREAM = 4
 _WHICH = ((True, True), (True, False), (False, True))  # the bands that are blinded
-_WHICH_SHARES = (0.62, 0.19, 0.19)
+_WHICH_SHARES = (0.56, 0.22, 0.22)
 
 
 def blind(
@@ -39,14 +39,14 @@ def blind(
     hits = _WHICH[rng.choice(len(_WHICH), p=_WHICH_SHARES)]
     for band, hit in enumerate(hits):
         shape = bands[band].shape
-        sources = lamps[rng.permutation(len(lamps))[: int(rng.integers(1, 4))]]
-        light = _light((shape[1], shape[0]), sources, rng.uniform(0.1, 0.19), rng)
+        sources = lamps[rng.permutation(len(lamps))[: int(rng.integers(1, 3))]]
+        light = _light((shape[1], shape[0]), sources, rng.uniform(0.09, 0.15), rng)
         if len(shape) == 3:  # lamps are warm, and the halo shows it; the core saturates all three
             tint = np.array([1.0, rng.uniform(0.88, 1.0), rng.uniform(0.7, 1.0)], np.float32)
             light = np.maximum(light[..., None] * tint, (light[..., None] > 250) * np.float32(256))
         if hit:
             # The exposure falls with the light in the lens, and stray light lifts what is left.
-            keep, veil = np.float32(rng.uniform(0.1, 0.3)), np.float32(rng.uniform(20, 70))
+            keep, veil = np.float32(rng.uniform(0.3, 0.5)), np.float32(rng.uniform(10, 40))
             bands[band] = bands[band] * keep + light + veil
         else:
             haze = np.float32(rng.uniform(0.05, 0.12))

@@ -90,7 +90,7 @@ def _patchwork(rng, low: float, high: float) -> dict[str, float]:
 def draw(rng: np.random.Generator) -> dict[str, tuple[float, ...]]:
     """Rows of COLUMNS for every surface name, drawn in a fixed order from the identity's stream."""
     paint = _painted_panels(rng)
-    infrared = _patchwork(rng, 0.12, 0.97)
+    infrared = _patchwork(rng, 0.22, 0.97)
     heat = _patchwork(rng, 0.26, 0.97)
     table = dict(_FIXED)
     for name in infrared:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from data_tfds import glare, scenery
 from data_tfds.vehicle import Vehicle, identity_generator, vehicle
 
-VERSION = 4
+VERSION = 5
 """Raised whenever a pixel changes, so that a tree of an older renderer is never taken for new."""
 
 VIEWS = 8
@@ -75,13 +75,13 @@ def render(
     bands = _develop(canvas, palettes, size, rng)
     light, clouds = _bodywork_light(car, shot, size), _clouds(rng, size)
     bands[0] = bands[0] * (light * clouds)[..., None]
-    bands[1] = bands[1] * (0.5 + 0.5 * light) * clouds
+    bands[1] = bands[1] * (0.6 + 0.4 * light) * clouds
     bands[2] = bands[2] * (0.8 + 0.2 * light) * (0.6 + 0.4 * clouds)
 
     flared = glare.blind(
         bands, _lamps(car, shot, night, size, rng), (seed, identity, sample), flare
     )
-    grain = (rng.uniform(3, 7) if night else rng.uniform(1.5, 4), rng.uniform(2, 6),
+    grain = (rng.uniform(3, 7) if night else rng.uniform(1.5, 4), rng.uniform(2, 5),
              rng.uniform(1.5, 3.5))  # fmt: skip
     images = []
     for picture, sigma, hit in zip(bands, grain, (*flared, False), strict=True):
@@ -230,11 +230,9 @@ def _palettes(rows: np.ndarray, shot: _Shot, sun, night: bool, rng) -> list[np.n
         sky = np.array([0.8, 0.9, 1.0]) * rng.uniform(20, 75)
         visible += (gloss * (0.25 + upward))[:, None] * sky
     # The near-infrared camera brings its own lamp beside the lens; by day the sun adds to it.
-    lamp, sunlight = (
-        (rng.uniform(0.65, 0.85), 0.06) if night else rng.uniform((0.45, 0.2), (0.55, 0.4))
-    )
-    near = 280 * infrared * (0.25 + lamp * facing + sunlight * lit)
-    reach = np.where(on_car > 0, 1.0, 0.45 if night else 1.0)  # at night the lamp fades behind
+    lamp, sunlight = rng.uniform(0.3, 0.4), 0.0 if night else rng.uniform(0.08, 0.2)
+    near = 255 * infrared * (rng.uniform(0.5, 0.58) + lamp * facing + sunlight * lit)
+    reach = np.where(on_car > 0, 1.0, 0.4 if night else 0.65)  # at night the lamp fades behind
     near = near * reach + 130 * retro + 60 * glow * night
     # Metal under the open sky takes the sun's warmth by day and the sky's cold at night.
     solar = (-0.04 if night else 0.05) * upward * on_car
