@@ -17,8 +17,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.seed = 0
 
     c.data = d = ml_collections.ConfigDict()
-    d.name = "wmveid863"  # wmveid863 | rendered | rgbnt100 | msvr310
-    d.root = ""  # folder that the data set was extracted to
+    # wmveid863 | wmveid863/clean | rgbnt100 | msvr310 | rgbnt201 | rendered, or the user's own:
+    # folder/camera | folder/scene | folder/none, by what makes a gallery entry junk
+    d.name = "wmveid863"
+    d.root = ""  # the extracted folder, the .zip as downloaded, or a .csv (folder/* only)
     d.prepared = (
         "data/prepared"  # prepared data sets go here, each under a fingerprint of its source
     )

@@ -19,7 +19,10 @@ def get_config():
     c.model.drop_path = 0.0
     c.loss_options.label_smoothing = 0.1
     c.augment.pad = 3
-    c.train.epochs = 12
+    # Twice the identities of the recipe in a batch: with 8 the classifiers learn half as fast.
+    c.train.identities_per_batch = 16
+    c.train.samples_per_identity = 2
+    c.train.epochs = 11
     c.train.steps = 1200
     c.train.evaluate_every = 4
     c.train.save_every = 4
