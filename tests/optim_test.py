@@ -171,7 +171,7 @@ def test_clipping_comes_before_the_decay():
 
 
 def test_unknown_names_are_named():
-    with pytest.raises(UserError, match="optim.name is 'adam'"):
+    with pytest.raises(UserError, match=r"optim.name is 'adam'"):
         optim.optimizer(section(name="adam"))
-    with pytest.raises(UserError, match="optim.schedule is 'step'"):
+    with pytest.raises(UserError, match=r"optim.schedule is 'step'"):
         optim.rate_table(section(schedule="step"), np.ones(3), 1)
