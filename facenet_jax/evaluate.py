@@ -170,7 +170,7 @@ def open_trained(
     if checkpoints.latest() is None:
         raise UserError(f"{workdir} holds no checkpoint; train first (--mode train).")
     run = open_run(config)
-    claim(workdir, config)
+    claim(workdir, config, trained=True)
     return run, checkpoints
 
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from facenet_jax import data, flare, models, pretrained
 from facenet_jax.checkpoint import Checkpoints
 from facenet_jax.mesh import check_divides, make_mesh, replicate
+from facenet_jax.models import check_choice
 from facenet_jax.optim import optimizer
 from facenet_jax.sampler import Plan, pk_plan
 from facenet_jax.step import Resident, State, initial_state, used_losses
@@ -54,10 +55,16 @@ def open_run(config: ml_collections.ConfigDict) -> Run:
         mesh,
     )
     check_divides("config.evaluate.batch", config.evaluate.batch, mesh)
-    if config.evaluate.export not in ("last", "best"):
-        raise UserError(
-            f"config.evaluate.export is '{config.evaluate.export}'; it must be 'last' or 'best'."
-        )
+    check_choice("evaluate", config.evaluate, export=("last", "best"))
+    check_choice("augment", config.augment, draw=("shared", "independent"))
+    check_choice("optim", config.optim, schedule=("recipe", "cosine"))
+    check_choice("loss_options", config.loss_options, kl_reduction=("sample", "batch"))
+    check_choice(
+        "data",
+        config.data,
+        flare_statistic=("luma", "histogram"),
+        flare_rule=("per_modality", "either", "both"),
+    )
     used_losses(config)
     direction = optimizer(config.optim)
     if not config.model.pretrained:

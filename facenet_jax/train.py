@@ -29,12 +29,12 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Mapping[s
     (seed, step), so a run that was killed and started again ends with the same parameters.
     """
     run = open_run(config)
-    workdirs.claim(workdir, config)
     checkpoints = open_checkpoints(workdir)
+    step = checkpoints.latest() or 0
+    workdirs.claim(workdir, config, trained=step > 0)
     total = len(run.plan.epoch)
     batch = run.plan.rows.shape[1]
 
-    step = checkpoints.latest() or 0
     state = saved_state(run, checkpoints, step) if step else start_state(run)
     logging.info("%s", parameter_table(state.params))
     logging.info(

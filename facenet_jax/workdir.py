@@ -65,13 +65,14 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Write config.json and environment.json, or check the config against the one written before.
+def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, trained: bool) -> None:
+    """Write config.json and environment.json; check the config where the folder is `trained` in.
 
     Raises UserError when the folder belongs to a run of another config, with the values that clash.
+    Before the first checkpoint it belongs to none: an attempt that failed may be mended.
     """
     path = workdir / "config.json"
-    if path.exists():
+    if trained:
         before, now = flat(read_config(workdir).to_dict()), flat(config.to_dict())
         clashes = [
             f"config.{name} was {before.get(name, 'absent')!r} and is {now.get(name, 'absent')!r}"

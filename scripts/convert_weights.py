@@ -100,7 +100,7 @@ def import_file(
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise UserError(f"{dest} already exists; choose a new folder for the imported weights.")
     with workdir.locked(dest):
-        workdir.claim(dest, config)
+        workdir.claim(dest, config, trained=False)
         checkpoints = open_checkpoints(dest)
         checkpoints.save(STEP, state)
         checkpoints.close()
