@@ -123,9 +123,10 @@ def floors(run: Run, probe: Probe) -> dict[str, dict[str, Any]]:
     return scores
 
 
-def breakdown(run: Run, state: State, probe: Probe) -> dict[str, dict[str, float]]:
+def breakdown(run: Run, state: State, probe: Probe) -> dict[str, dict[str, float | None]]:
     """mAP of {bands: {"all", "clean", "flared" queries}}; clean = neither R nor N is flared.
 
+    None where the data set has no such query that is valid.
     With fewer than three bands the others are truly absent: the network sees nothing of them.
     """
     flared = np.asarray(probe.data.flare)[: len(probe.query)].any(axis=1)
@@ -134,8 +135,8 @@ def breakdown(run: Run, state: State, probe: Probe) -> dict[str, dict[str, float
         bands = tuple(BANDS[i] for i in subset)
         ranking = rank(probe, *embed(run, state, probe, bands))
         table["+".join(bands)] = {
-            name: ranking.metrics(keep)["mAP"]
-            for name, keep in (("all", None), ("clean", ~flared), ("flared", flared))
+            name: ranking.metrics(keep)["mAP"] if keep[ranking.query].any() else None
+            for name, keep in (("all", flared | True), ("clean", ~flared), ("flared", flared))
         }
     return table
 
@@ -256,6 +257,7 @@ def report(result: Mapping[str, Any], table: Mapping[str, Mapping[str, float]] |
     if table:
         lines += ["", f"{'mAP by bands present':26}{'all':>6}{'clean':>7}{'flared':>8}  (queries)"]
         for bands, row in table.items():
-            cells = f"{100 * row['all']:6.1f}{100 * row['clean']:7.1f}{100 * row['flared']:8.1f}"
+            values = ("-" if x is None else f"{100 * x:.1f}" for x in row.values())
+            cells = "{:>6}{:>7}{:>8}".format(*values)
             lines.append(f"{bands.replace('near_infrared', 'near-infrared'):26}{cells}")
     return "\n".join(lines)
