@@ -21,6 +21,7 @@ def official(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     m.dropout = 0.5
     m.initializer = "torch"
     c.model.fce.mask = "hard"
+    c.model.fce.mask_bias = 0.0
     c.model.fce.keep = "near_infrared"
     c.model.fce.gate = "batch"
     c.losses.mask_kl = 0.8
