@@ -30,12 +30,13 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Mapping[s
     """
     run = open_run(config)
     checkpoints = open_checkpoints(workdir)
-    step = checkpoints.latest() or 0
-    workdirs.claim(workdir, config, trained=step > 0)
+    saved = checkpoints.latest()  # may be 0: imported weights start there
+    step = saved or 0
+    workdirs.claim(workdir, config, trained=saved is not None)
     total = len(run.plan.epoch)
     batch = run.plan.rows.shape[1]
 
-    state = saved_state(run, checkpoints, step) if step else start_state(run)
+    state = start_state(run) if saved is None else saved_state(run, checkpoints, saved)
     logging.info("%s", parameter_table(state.params))
     logging.info(
         "%s: %d steps of %d triplets on %s; from step %d.",
@@ -172,7 +173,7 @@ class Log:
     def say(self, step: int, total: int, values: Mapping[str, float], rate: float) -> None:
         """One line of progress for a person."""
         terms = "  ".join(
-            f"{name.removeprefix('loss_')} {value:.3f}"
+            f"{name.removeprefix('loss_')} {abs(value) if abs(value) < 5e-4 else value:.3f}"
             for name, value in values.items()
             if name.startswith("loss")
         )

@@ -31,7 +31,7 @@ from facenet_jax.step import State
 from facenet_jax.torch_writer import write_state_dict
 from facenet_jax.types import UserError
 
-STEP = 1  # of an imported checkpoint, whose own is unknown; from step 0 a run would start anew
+STEP = 0  # of an imported checkpoint: how long the release trained it is unknown
 HEAD_WIDTH = 64  # of every ViT in use, the release's included
 MUST_AGREE = ("model.mfmp.", "model.fce.", "model.shared_trunk", "model.flare_heads")
 """Options that decide what the exported tensors mean; the others are recipe."""

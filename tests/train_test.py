@@ -298,8 +298,10 @@ def test_a_full_disk_while_saving_is_one_sentence(place, straight):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1
-    (sentence,) = [x for x in done.stderr.splitlines() if x.startswith("main.py: ")]
+    assert done.returncode == 1, done.stderr
+    (sentence,) = [x for x in done.stderr.splitlines() if x.startswith("main.py: ")] or [
+        done.stderr
+    ]
     assert f"A checkpoint could not be written to {place / 'full'}" in sentence
     assert "File too large" in sentence
     assert "free space" in sentence
