@@ -59,7 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
     m.fce = ml_collections.ConfigDict()
     m.fce.enabled = True
     m.fce.mask = "soft"  # soft | hard | straight_through
-    m.fce.mask_bias = -4.0  # added to M before the mask; below 0 bands keep their own tokens at first
+    m.fce.mask_bias = -4.0  # added to M before the mask; negative: masks start nearly closed
     m.fce.keep = "own"  # own: 1 - m of the band itself | near_infrared (release)
     m.fce.gate = "sample"  # sample | batch (release)
     m.flare_heads = True  # needed for the loss `mask_kl`
