@@ -6,6 +6,8 @@ import tiny
 
 from facenet_jax.models.facenet import FCE, MFMP, FlareHead
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 KEY = jax.random.key(0)
 
 

@@ -9,6 +9,8 @@ from tiny import noise
 
 from facenet_jax.models.layers import BatchNorm, Block, Dense, LayerNorm, drop_path
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 KEY = jax.random.key(0)
 
 

@@ -11,6 +11,8 @@ from facenet_jax import models
 from facenet_jax.models import vit
 from facenet_jax.types import BANDS, UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 KEY = jax.random.key(0)
 BASELINE = {
     "model__mfmp__enabled": False,
@@ -63,8 +65,9 @@ def test_neck_feature_after_matches_what_the_classifier_sees():
     _, variables, _ = build()
     neck, stats = variables["params"]["neck"]["scale"], variables["batch_stats"]["neck"]
     before = np.stack([out.features[band] for band in BANDS])
-    mean, var, scale = (np.asarray(x)[:, None] for x in (stats["mean"], stats["var"], neck))
-    after = (before - mean) / np.sqrt(var + 1e-5) * scale
+    columns = (stats["mean"], stats["var"], stats["bias"], neck)
+    mean, var, bias, scale = (np.asarray(x)[:, None] for x in columns)
+    after = (before - mean) / np.sqrt(var + 1e-5) * scale + bias
     np.testing.assert_allclose(out.embedding, np.concatenate(list(after), 1), rtol=1e-4, atol=1e-5)
     kernel = np.asarray(variables["params"]["classifier"]["kernel"])
     logits = np.stack([out.logits[band] for band in BANDS])

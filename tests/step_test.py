@@ -28,7 +28,7 @@ def trainer(steps_per_dispatch=3):
 
 @functools.cache
 def long_run():
-    return trainer().run(60)
+    return trainer().run(200)
 
 
 def assert_equal(a, b):
@@ -49,7 +49,7 @@ def test_the_total_is_the_weighted_sum_of_the_terms():
     _, scalars = long_run()
     names = {name for name in scalars if name.startswith("loss_")}
     assert names == {"loss_id", "loss_triplet", "loss_mask_kl", "loss_mc", "loss_flare"}
-    progress = np.arange(60) / 60
+    progress = np.arange(200) / 200
     total = (
         0.5 * scalars["loss_id"]
         + np.minimum(4 * progress, 2.0) * scalars["loss_triplet"]
@@ -61,11 +61,11 @@ def test_the_total_is_the_weighted_sum_of_the_terms():
 
 
 def test_a_tiny_set_is_learned():
+    """Far better than guessing one of the identities in each of the three bands."""
     _, scalars = long_run()
     assert np.isfinite(list(scalars.values())).all()
-    for name in ("loss_id", "loss_triplet"):
-        first, last = scalars[name][:5].mean(), scalars[name][-5:].mean()
-        assert last < 0.6 * first, name
+    assert scalars["loss_id"][-5:].mean() < 0.75 * 3 * np.log(tiny.IDENTITIES)
+    assert scalars["loss_triplet"][-5:].mean() < 0.6 * scalars["loss_triplet"][:5].mean()
 
 
 def test_a_chunk_reads_the_plan_the_rates_and_nothing_of_the_host():

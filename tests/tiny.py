@@ -31,10 +31,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.variant = ""
     c.model.width, c.model.depth, c.model.heads, c.model.patch = 16, 2, 2, 8
     c.model.pretrained = "none"
-    c.model.fce.mask = "soft"
+    c.model.fce.mask, c.model.fce.mask_bias = "soft", 0.0  # so that masks matter from the start
     c.augment.pad = 2
     c.train.identities_per_batch, c.train.samples_per_identity = 4, 2
-    c.train.epochs = 15
+    c.train.epochs = 50
     c.train.steps_per_dispatch = 3
     c.train.evaluate_every = c.train.save_every = 0
     c.optim.learning_rate = 0.02
@@ -92,7 +92,7 @@ def make_mesh(devices: int) -> jax.sharding.Mesh:
 class Trainer:
     """What a run compiles and reads, without files."""
 
-    def __init__(self, c: ml_collections.ConfigDict, devices: int = 1, steps: int = 60):
+    def __init__(self, c: ml_collections.ConfigDict, devices: int = 1, steps: int = 200):
         self.config, self.mesh = c, make_mesh(devices)
         self.model = models.build(c.model, c.data.image_size, IDENTITIES)
         self.optimizer = optim.optimizer(c.optim)

@@ -8,6 +8,8 @@ import tiny
 
 from facenet_jax.models import vit
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 KEY = jax.random.key(0)
 
 
