@@ -89,8 +89,10 @@ class TripletBuilder(tfds.core.ShardBasedBuilder):
         source = open_source(root, self.FOLDERS)
         if source is None:
             at = f"not at {root}" if root else "missing: no folder is set"
+            config = self.builder_config.name
+            name = self.name if config == "official" else f"{self.name}/{config}"
             raise UserError(
-                f"The data set {self.name} is {at}. {self.builder_config.instructions} Then set "
+                f"The data set {name} is {at}. {self.builder_config.instructions} Then set "
                 "--config.data.root=DIR (--root DIR of scripts/prepare.py) to that folder.",
                 exit_code=2,
             )

@@ -11,6 +11,9 @@ import json
 import pathlib
 import sys
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
 from data_tfds.doctor import Report, examine
 from data_tfds.prepare import DATASETS
 from facenet_jax.types import UserError

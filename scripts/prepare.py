@@ -4,10 +4,14 @@ python scripts/prepare.py --dataset wmveid863 --root DIR [--prepared DIR] [--ima
 """
 
 import argparse
+import pathlib
 import sys
 
 from absl import logging
 from ml_collections import ConfigDict
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from data_tfds.prepare import DATASETS, lookup
 from facenet_jax import data
