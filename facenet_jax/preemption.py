@@ -16,6 +16,7 @@ class Preemption:
 
     def __enter__(self) -> "Preemption":
         self.came = False
+        self.calls = 0
         self.alone = jax.process_count() == 1
         # Only the main thread may set handlers; elsewhere (a notebook's worker) SIGTERM kills.
         self.listens = self.alone and threading.current_thread() is threading.main_thread()
@@ -36,8 +37,11 @@ class Preemption:
         """Remember the signal."""
         self.came = True
 
-    def requested(self, step: int) -> bool:
-        """Whether to save and leave after `step`; the same answer in all processes."""
+    def requested(self) -> bool:
+        """Whether to save and leave now; the same answer in all processes, which all must ask."""
         if self.alone:
             return self.came
-        return multihost_utils.reached_preemption_sync_point(step)
+        # They agree to stop at one number, and one that is passed over would never come: so calls
+        # are counted, not steps.
+        self.calls += 1
+        return multihost_utils.reached_preemption_sync_point(self.calls)

@@ -68,7 +68,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Mapping[s
             # The device is at work on this chunk while the one before is read and written.
             log.push(step, count, scalars)
             step += count
-            leave = preemption.requested(step)
+            leave = preemption.requested()
 
             scores = None
             if evaluate_at[step] and not leave:

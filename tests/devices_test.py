@@ -3,8 +3,10 @@
 import functools
 import math
 import re
+import signal
 import socket
 import subprocess
+import time
 
 import jax
 import numpy as np
@@ -15,7 +17,8 @@ from facenet_jax.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-STEPS = 10
+STEPS = 10  # to compare; rounding errors grow from step to step
+RUN = 60  # steps of the runs in processes of their own, which must last until a signal comes
 PLAIN = ("loss", "loss_id", "loss_triplet", "loss_mc")
 LOSSES = (*PLAIN, "loss_mask_kl")
 
@@ -91,12 +94,6 @@ def test_only_features_and_logits_are_gathered():
     assert 0.9 * sum(parameters) < sum(reduced) < 1.1 * sum(parameters)
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        return server.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
@@ -109,8 +106,8 @@ def options(place, name):
         f"--workdir={place / name}",
         f"--config.data.root={place / 'tree'}",
         f"--config.data.prepared={place / 'prepared'}",
-        f"--config.train.steps={STEPS}",
-        "--config.train.save_every_steps=5",
+        f"--config.train.steps={RUN}",
+        "--config.train.save_every_steps=2",  # slow enough for a signal, looked for once a second
         # Half the network compiles in half the time; the tests above have the whole of it.
         "--config.model.mfmp.enabled=False",
         "--config.model.flare_heads=False",
@@ -119,23 +116,21 @@ def options(place, name):
 
 
 def by_name(folder):
+    """The losses of the first steps."""
     lines = [line for line in tiny.metrics(folder) if "train/loss" in line]
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    return {name: np.array([line[f"train/{name}"] for line in lines]) for name in PLAIN}
+    assert [line["step"] for line in lines] == list(range(1, RUN + 1))
+    return {name: np.array([line[f"train/{name}"] for line in lines[:STEPS]]) for name in PLAIN}
 
 
-def test_two_processes_of_two_devices_train_as_one(place):
-    one = tiny.main(*options(place, "one"))
-    assert one.returncode == 0, one.stderr
-    port = free_port()
-    pair = [
+def start_pair(place):
+    """Two processes of two devices each, on one run."""
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        port = server.getsockname()[1]
+    several = [f"--coordinator=localhost:{port}", "--processes=2"]
+    return [
         subprocess.Popen(
-            tiny.command(
-                *options(place, "two"),
-                f"--coordinator=localhost:{port}",
-                "--processes=2",
-                f"--process_id={i}",
-            ),
+            tiny.command(*options(place, "two"), *several, f"--process_id={i}"),
             env=tiny.environment(devices=2),
             cwd=tiny.ROOT,
             stdout=subprocess.DEVNULL,
@@ -144,10 +139,34 @@ def test_two_processes_of_two_devices_train_as_one(place):
         )
         for i in range(2)
     ]
+
+
+def finish_pair(pair):
+    """What both said, after they ended well."""
     errors = [process.communicate(timeout=200)[1] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], errors
+    return errors
+
+
+def test_two_processes_train_as_one_and_stop_together(place):
+    """SIGTERM to one of them stops both at one step; started again they finish the run."""
+    one = tiny.main(*options(place, "one"))
+    assert one.returncode == 0, one.stderr
+
+    pair, lines = start_pair(place), place / "two" / "metrics.jsonl"
+    while not lines.exists() or lines.read_bytes().count(b"\n") < 4:
+        assert all(process.poll() is None for process in pair), finish_pair(pair)
+        time.sleep(0.005)
+    pair[1].send_signal(signal.SIGTERM)
+    first, second = finish_pair(pair)
+    left = Checkpoints(place / "two" / "checkpoints").latest()
+    assert 4 < left < RUN
+    assert f"saved step {left}" in first
+    assert "saved step" not in second  # only process 0 speaks
+    assert not (place / "two" / "result.json").exists()
+
+    first, _ = finish_pair(start_pair(place))
+    assert f"from step {left}" in first
     assert_close(by_name(place / "two"), by_name(place / "one"), PLAIN)
-    assert "mAP" in errors[0]
-    assert "mAP" not in errors[1]  # only process 0 speaks
     assert (place / "two" / "result.json").exists()
-    assert Checkpoints(place / "two" / "checkpoints").latest() == STEPS
+    assert Checkpoints(place / "two" / "checkpoints").latest() == RUN

@@ -93,7 +93,7 @@ def signal_after(process, folder, lines, what):
 def test_killed_and_restarted_ends_with_the_same_bits(place, straight):
     """SIGKILL at a random step, then SIGTERM at another, then to the end."""
     folder, moment = place / "broken", random.SystemRandom()
-    first, second = moment.randint(2, 25), moment.randint(27, 50)
+    first, second = moment.randint(2, 25), moment.randint(27, 40)
 
     code, errors = signal_after(start(place, "broken"), folder, first, signal.SIGKILL)
     assert code == -signal.SIGKILL, errors
