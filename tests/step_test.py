@@ -35,14 +35,20 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_steps_per_dispatch_change_no_bit():
-    """K = 1, 3 and 7 after seven steps; 3 leaves a shorter dispatch at the end."""
-    state, scalars = trainer(3).run(7)
-    assert int(state.step) == 7
-    for k in (1, 7):
-        other, other_scalars = trainer(k).run(7)
-        assert_equal(other, state)
-        assert_equal(other_scalars, scalars)
+@pytest.mark.parametrize(("k", "counts"), [(3, (3, 3, 1)), (7, (1,) * 7), (7, (3, 4))])
+def test_how_a_run_is_cut_into_dispatches_changes_no_bit(k, counts):
+    """Seven steps in one dispatch of a program for seven, and otherwise."""
+    whole, scalars = trainer(7).run(7)
+    assert int(whole.step) == 7
+    run = trainer(k)
+    state, parts = run.start(), []
+    for count in counts:
+        state, part = run.chunk(state, run.data, run.schedule, run.count(count))
+        parts.append({name: np.asarray(x)[:count] for name, x in part.items()})
+    assert_equal(state, whole)
+    assert_equal(
+        {name: np.concatenate([part[name] for part in parts]) for name in scalars}, scalars
+    )
 
 
 def test_the_total_is_the_weighted_sum_of_the_terms():
