@@ -27,6 +27,9 @@ from facenet_jax.types import BANDS, UserError
 from facenet_jax.workdir import claim
 from facenet_jax.writers import write_json
 
+Embedded = tuple[np.ndarray, np.ndarray]
+"""Embeddings of (query [Q, E], gallery [G, E]), float32."""
+
 SUBSETS = ((0,), (1,), (2,), (0, 1), (0, 1, 2))
 """The bands that a breakdown scores: R, N, T, R + N, all."""
 
@@ -66,9 +69,7 @@ def validation_probe(run: Run) -> Probe | None:
     return make_probe(run, held_out, held_out) if held_out is not None else None
 
 
-def embed(
-    run: Run, state: State, probe: Probe, bands: tuple[str, ...] = BANDS
-) -> tuple[np.ndarray, np.ndarray]:
+def embed(run: Run, state: State, probe: Probe, bands: tuple[str, ...] = BANDS) -> Embedded:
     """Embeddings float32 of (query [Q, E], gallery [G, E]) from the named bands alone."""
     variables = {"params": state.params, **state.collections}
     extract, batch = make_extract(run.model, run.mesh, bands), run.config.evaluate.batch
@@ -101,9 +102,13 @@ def rank(probe: Probe, query: np.ndarray, gallery: np.ndarray) -> metrics.PerQue
     )
 
 
-def score(run: Run, state: State, probe: Probe) -> dict[str, Any]:
-    """The scores of a state: mAP, mINP, cmc as fractions, counts, and the step and epoch."""
-    return rank(probe, *embed(run, state, probe)).metrics() | when(run, int(state.step))
+def score(run: Run, state: State, probe: Probe, embedded: Embedded | None = None) -> dict[str, Any]:
+    """The scores of a state: mAP, mINP, cmc as fractions, counts, and the step and epoch.
+
+    `embedded` are the state's embeddings of the probe, where they are there already.
+    """
+    embedded = embedded or embed(run, state, probe)
+    return rank(probe, *embedded).metrics() | when(run, int(state.step))
 
 
 def when(run: Run, step: int) -> dict[str, int]:
@@ -154,13 +159,23 @@ def export_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Non
     """Write the embeddings of a workdir's checkpoint: `--mode embed`."""
     run, checkpoints = open_trained(config, workdir)
     best = config.evaluate.export == "best"
-    step = checkpoints.best() if best else checkpoints.latest()
+    step = best_step(checkpoints) if best else checkpoints.latest()
     probe = test_probe(run)
     query, gallery = embed(run, saved_state(run, checkpoints, step), probe)
     if jax.process_index() == 0:
         export(run, probe, workdir / "embeddings", query, gallery)
     logging.info("Exported the embeddings of %d + %d triplets.", len(query), len(gallery))
     checkpoints.close()
+
+
+def best_step(checkpoints: Checkpoints) -> int:
+    """The step of the best checkpoint; raises UserError where none has a score."""
+    step = checkpoints.best()
+    if step is None:
+        raise UserError(
+            f"No checkpoint in {checkpoints.folder} has a score; set --config.evaluate.export=last."
+        )
+    return step
 
 
 def open_trained(
@@ -176,21 +191,27 @@ def open_trained(
 
 
 def finish(
-    run: Run, last: State, checkpoints: Checkpoints, workdir: pathlib.Path, probe: Probe
+    run: Run,
+    last: State,
+    checkpoints: Checkpoints,
+    workdir: pathlib.Path,
+    probe: Probe,
+    embedded: Embedded | None = None,
 ) -> dict[str, Any]:
     """The scores of a run, as written to result.json: the last state, the best one, the floors.
 
-    Also exports the embeddings and, where the config asks for it, writes breakdown.json.
+    Also exports the embeddings and, where the config asks for it, writes breakdown.json. `embedded`
+    are the last state's embeddings of the probe, where they are there already.
     """
     options = run.config.evaluate
-    query, gallery = embed(run, last, probe)
-    result = {"protocol": run.dataset.protocol.name}
-    result["last"] = rank(probe, query, gallery).metrics() | when(run, int(last.step))
-    best = checkpoints.best()
+    embedded = embedded or embed(run, last, probe)
+    result = {"protocol": run.dataset.protocol.name, "last": score(run, last, probe, embedded)}
+    best = best_step(checkpoints) if options.export == "best" else checkpoints.best()
+    validated = run.dataset.validation is not None and best is not None
     chosen = None
-    if best is not None and (run.dataset.validation is not None or options.export == "best"):
+    if validated or options.export == "best":
         chosen = saved_state(run, checkpoints, best)
-    if run.dataset.validation is not None:
+    if validated:
         result["best_on_validation"] = score(run, chosen, probe) | {
             "validation_mAP": checkpoints.metrics(best)["mAP"]
         }
@@ -199,10 +220,10 @@ def finish(
     if options.floors:
         result |= floors(run, probe)
     if options.export == "best":
-        query, gallery = embed(run, chosen, probe)
+        embedded = embed(run, chosen, probe)
     table = breakdown(run, last, probe) if options.breakdown else None
     if jax.process_index() == 0:
-        export(run, probe, workdir / "embeddings", query, gallery)
+        export(run, probe, workdir / "embeddings", *embedded)
         write_json(workdir / "result.json", result)
         if table:
             write_json(workdir / "breakdown.json", table)

@@ -59,6 +59,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Mapping[s
         drop_after(workdir / "metrics.jsonl", step)
         writer = Writer(workdir)
     log = Log(run, writer, step)
+    embedded = None
 
     with Preemption() as preemption, checkpoints:
         while step < total:
@@ -70,10 +71,11 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Mapping[s
             step += count
             leave = preemption.requested()
 
-            scores = None
+            scores, embedded = None, None
             if evaluate_at[step] and not leave:
                 log.flush()
-                scores = evaluate.score(run, state, validation or probe)
+                embedded = evaluate.embed(run, state, validation or probe)
+                scores = evaluate.score(run, state, validation or probe, embedded)
                 log.scores(step, scores, "validation" if validation else "test")
             if leave or save_at[step] or (scores and scores["mAP"] > best):
                 log.flush()  # raises on a loss that is not finite, before it can be saved
@@ -86,7 +88,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Mapping[s
                 return None
 
     log.flush()
-    result = evaluate.finish(run, state, checkpoints, workdir, probe)
+    embedded = None if validation else embedded  # the last evaluation was of the test set
+    result = evaluate.finish(run, state, checkpoints, workdir, probe, embedded)
     checkpoints.close()
     if writer:
         writer.close()
