@@ -216,6 +216,7 @@ def initial_state(model: Model, optimizer: optax.GradientTransformation, seed: i
     return State(jnp.int32(0), params, variables, optimizer.init(params))
 
 
+@functools.lru_cache(maxsize=8)  # a run evaluates many times and shall compile once
 def make_extract(
     model: Model, mesh: Mesh, bands: tuple[str, ...] = BANDS
 ) -> Callable[[Mapping, Resident, jax.Array, jax.Array], jax.Array]:

@@ -229,3 +229,10 @@ def test_extract_gives_the_rows_it_is_asked_for_and_ignores_padding():
     expected, _ = jax.jit(functools.partial(model.apply, train=False))(variables, batch)
     np.testing.assert_allclose(padded, expected.embedding, rtol=1e-5, atol=1e-5)
     assert np.abs(whole[:3] - padded[:3]).max() > 1e-3
+
+
+def test_extract_is_compiled_once_however_often_it_is_asked_for():
+    mesh = tiny.make_mesh(2)
+    model = trainer().model
+    assert step.make_extract(model, mesh) is step.make_extract(model, mesh)
+    assert step.make_extract(model, mesh) is not step.make_extract(model, mesh, BANDS[:1])
