@@ -58,7 +58,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Mapping[s
     if jax.process_index() == 0:
         drop_after(workdir / "metrics.jsonl", step)
         writer = Writer(workdir)
-    log = Log(run, writer, step)
+    log = Log(run, writer)
     embedded = None
 
     with Preemption() as preemption, checkpoints:
@@ -132,8 +132,9 @@ def best_score(checkpoints: Any) -> float:
 class Log:
     """Scalars of the steps, written one chunk late so that reading them never stops the device."""
 
-    def __init__(self, run: Run, writer: Writer | None, step: int):
-        self.run, self.writer, self.first = run, writer, step
+    def __init__(self, run: Run, writer: Writer | None):
+        self.run, self.writer = run, writer
+        self.first = None  # the step that `start` belongs to
         self.waiting = None
         self.read_at = self.start = time.time()
         self.said_at = 0.0
@@ -156,6 +157,8 @@ class Log:
         now = time.time()
         rate = count * self.run.plan.rows.shape[1] / (now - self.read_at)
         self.read_at = now
+        if self.first is None:  # the first chunk was mostly compiling
+            self.first, self.start = step + count, now
         for i in range(count):
             row = {f"train/{name}": array[i] for name, array in values.items()}
             if self.writer:
@@ -180,16 +183,17 @@ class Log:
             for name, value in values.items()
             if name.startswith("loss")
         )
-        left = (total - step) * (self.read_at - self.start) / max(step - self.first, 1)
+        done = step - self.first
+        left = (total - step) * (self.read_at - self.start) / done if done else 0.0
         logging.info(
-            "step %d/%d  epoch %d  %s  lr %.2g  %.0f triplets/s  %d:%02d left",
+            "step %d/%d  epoch %d  %s  lr %.2g  %.0f triplets/s  %s left",
             step,
             total,
             self.run.plan.epoch[step - 1],
             terms,
             values["learning_rate"],
             rate,
-            *divmod(round(left), 60),
+            "{}:{:02}".format(*divmod(round(left), 60)) if done else "?",
         )
 
     def scores(self, step: int, scores: Mapping[str, Any], split: str) -> None:

@@ -267,7 +267,7 @@ class FakeRun:
 
 
 def test_the_first_bad_step_and_its_terms_are_named():
-    log = train.Log(FakeRun(), None, 0)
+    log = train.Log(FakeRun(), None)
     nan = float("nan")
     loss = np.array([1.0, nan, nan])
     scalars = {
