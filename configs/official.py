@@ -12,6 +12,7 @@ def official(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     are averaged over classes; a flare label needs both bands and the image's own range; the three
     images of a triplet are flipped and cropped apart.
     """
+    c.model.dtype = "float32"  # as the release evaluates; it trains under fp16 autocast
     m = c.model.mfmp
     m.heads = 16
     m.head_width = 0  # the width of the ViT
