@@ -58,10 +58,8 @@ def check_choice(section: str, config: Mapping, **choices: Sequence) -> None:
             )
 
 
-def facenet(
-    config: ml_collections.ConfigDict, image_size: tuple[int, int], identities: int
-) -> Model:
-    """FACENet with its parameters as named in docs/architecture.md."""
+def checked_size(config: ml_collections.ConfigDict) -> dict[str, int]:
+    """The ViT's {"width", "depth", "heads"}; raises UserError for a value that no model has."""
     check_choice(
         "model",
         config,
@@ -95,6 +93,14 @@ def facenet(
             f"config.model has width {size['width']}, depth {size['depth']} and {size['heads']} "
             "heads; it needs a depth of at least 1 and a width that the heads divide."
         )
+    return size
+
+
+def facenet(
+    config: ml_collections.ConfigDict, image_size: tuple[int, int], identities: int
+) -> Model:
+    """FACENet with its parameters as named in docs/architecture.md."""
+    size = checked_size(config)
     stride = config.stride or config.patch
     patch_grid = vit.grid(image_size, config.patch, stride)
     if min(patch_grid) < 1:
