@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 normal_002 = nn.initializers.normal(0.02)
-# Scaled to the widths, as in the original JAX ViT. The 0.02 that the PyTorch ones use for every
-# kernel suits a width of 768; at 96 it leaves the blocks asleep for hundreds of steps.
+# Scaled to the widths, as in the original JAX ViT; the 0.02 that the PyTorch ones use for every
+# kernel suits a width of 768.
 xavier = nn.initializers.xavier_uniform()
 
 
