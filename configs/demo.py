@@ -1,7 +1,8 @@
 """FACENet on the rendered set, from scratch, in minutes on two CPU cores: what `make demo` runs.
 
 A working point found on another rendering (seed 7), not on the identities that are scored here;
-docs/benchmarks.md has the figures. AdamW because plain SGD learns little in so few steps without pretrained weights.
+docs/benchmarks.md has the figures. AdamW because in a prototype plain SGD learned little in so few
+steps without pretrained weights.
 """
 
 from configs import common
