@@ -20,7 +20,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 flags.FLAGS.mark_as_parsed()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
     """The folder of reference data that lies beside a developer's checkout."""
     if not SHARED.is_dir():
