@@ -258,6 +258,8 @@ def _unmatched(splits: dict[str, list[Triplet]], builder: TripletBuilder) -> Ite
     protocols = {c.protocol.junk: c.protocol.name for c in reversed(builder.BUILDER_CONFIGS)}
     own = builder.builder_config.protocol
     for junk, name in {"none": "any protocol", **protocols, own.junk: own.name}.items():
+        if junk != "none" and any(getattr(t, junk) < 0 for t in (*queries, *gallery)):
+            continue  # a folder without these labels: its builder refuses this protocol
         matches = collections.Counter(triplet.identity for triplet in gallery)
         if junk != "none":
             same = collections.Counter((t.identity, getattr(t, junk)) for t in gallery)

@@ -5,7 +5,6 @@ import pytest
 import trees
 from PIL import Image
 
-from data_tfds.doctor import examine
 from data_tfds.folder import COLUMNS
 from data_tfds.names import FOLDER
 from data_tfds.prepare import prepare
@@ -123,27 +122,3 @@ def test_a_table_with_a_row_twice_or_another_column_is_refused(root, tmp_path, w
     path = write(changed, ("split", "id", *COLUMNS[2:]))
     with pytest.raises(UserError, match=r"has the columns split,id,.* and must have split,ident"):
         prepare("folder/camera", str(path), str(tmp_path / "p"))
-
-
-def test_real_triplets_load_as_a_table_and_the_doctor_passes(shared, tmp_path):
-    """Each image gets a camera of its own, so that a query's junk is the query itself."""
-    folder = shared / "tno_triplets"
-    images = sorted(path.relative_to(folder) for path in folder.glob("*/vis/*.png"))
-    changed = [
-        [
-            split,
-            image.parts[0],
-            camera,
-            "",
-            *(folder / image.parts[0] / band / image.name for band in trees.BANDS),
-        ]
-        for split in ("train", "gallery")
-        for camera, image in enumerate(images)
-    ]
-    table = tmp_path / "tno.csv"
-    with table.open("w", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *changed])
-    dataset = load("folder/camera", table, tmp_path)
-    assert len(dataset.gallery) == 25
-    assert len(set(dataset.gallery.identity)) == 19
-    assert examine("folder/camera", str(table)).exit_code == 0
