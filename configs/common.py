@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     # wmveid863 | wmveid863/clean | rgbnt100 | msvr310 | rgbnt201 | rendered, or the user's own:
     # folder/camera | folder/scene | folder/none, by what makes a gallery entry junk
     d.name = "wmveid863"
-    d.root = ""  # the extracted folder, the .zip as downloaded, or a .csv (folder/* only)
+    d.root = ""  # the extracted folder, the .zip (also gs://), or a .csv (folder/* only)
     d.prepared = (
         "data/prepared"  # prepared data sets go here, each under a fingerprint of its source
     )
@@ -45,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
     m.stride = 0  # pixels between patches, below m.patch they overlap; 0: m.patch
     m.drop_path = 0.1  # of the last block, falling linearly to 0 at the first
     m.shared_trunk = False  # one trunk for the three bands
-    m.pretrained = ""  # a ViT checkpoint: timm, Google .npz, Hugging Face; "none": from scratch
+    m.pretrained = ""  # a ViT file, also gs://: timm, Google .npz, Hugging Face; "none": none
     m.identities = 0  # classes of the classifiers; 0: as many as the training split has
     m.mfmp = ml_collections.ConfigDict()
     m.mfmp.enabled = True  # False: masks come from the trunk's own tokens

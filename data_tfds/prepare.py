@@ -21,6 +21,7 @@ from data_tfds.rgbnt100 import RGBNT100
 from data_tfds.rgbnt201 import RGBNT201
 from data_tfds.source import fingerprint
 from data_tfds.wmveid863 import WMVeID863
+from facenet_jax.places import fetch, is_remote
 from facenet_jax.types import UserError
 
 DATASETS = {
@@ -62,10 +63,15 @@ def prepare(name: str, root: str, prepared: str, incomplete: str = "error") -> P
 
     What is already there for exactly these files is used; a change of path, size or time of any
     file, of the builder's version or of `incomplete` makes a folder of its own. A folder appears
-    only when it is whole. Raises UserError for everything a user can mend.
+    only when it is whole. A .zip on a bucket (gs://) is copied to `prepared`/downloads before.
+    Raises UserError for everything a user can mend.
     """
     cls, config = lookup(name)
-    parent = pathlib.Path(prepared).expanduser().absolute()
+    if is_remote(prepared):
+        raise UserError(f"data.prepared is {prepared} and must be a folder on a disk.")
+    parent, given = pathlib.Path(prepared).expanduser().absolute(), root
+    if is_remote(root) and root.endswith(".zip"):
+        root = str(_download(root, parent))
 
     def builder(folder: pathlib.Path) -> TripletBuilder:
         with quiet():
@@ -82,12 +88,20 @@ def prepare(name: str, root: str, prepared: str, incomplete: str = "error") -> P
             start = time.time()
             draft = parent / f"{INCOMPLETE}{folder.name}"
             draft.mkdir()
-            facts = {"dataset": cls.name, "config": config, "version": version, "root": root}
+            facts = {"dataset": cls.name, "config": config, "version": version, "root": given}
             (draft / "source.json").write_text(json.dumps(facts, indent=1) + "\n")
             _write(builder(draft), draft, root)
             draft.rename(folder)
             logging.info("Prepared %s in %s (%.1f s).", name, folder, time.time() - start)
     return Prepared(builder(folder), folder)
+
+
+def _download(url: str, parent: pathlib.Path) -> pathlib.Path:
+    """Where the archive at `url` lies on disk, the same in size as it is there."""
+    path = parent / "downloads" / url.partition("://")[2]
+    with writing(parent):
+        fetch(url, path, draft=parent / f"{INCOMPLETE}download")
+    return path
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Sequence
 from typing import Protocol
 
+from facenet_jax.places import is_remote
 from facenet_jax.types import UserError
 
 
@@ -39,6 +40,11 @@ def open_source(root: str, folders: Sequence[str]) -> Source | None:
     Hidden files are no part of a data set. Raises UserError for a broken archive or for two
     folders that both look like the data set.
     """
+    if is_remote(root):
+        raise UserError(
+            f"{root} is not on this machine, and training fetches nothing but a .zip on a bucket "
+            f"(gs://...) by itself; copy it with gcloud storage cp -r {root} DIR, then give DIR."
+        )
     path = pathlib.Path(root).expanduser().absolute()
     if not root or not path.exists():
         return None

@@ -7,7 +7,7 @@ embedding = network.embed(visible=images, thermal=others)     # [N, E] float32
 
 import dataclasses
 import functools
-import pathlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +21,7 @@ from facenet_jax import flare, models, run, workdir
 from facenet_jax.augment import normalise
 from facenet_jax.data import RESIZE
 from facenet_jax.optim import optimizer
+from facenet_jax.places import locate
 from facenet_jax.step import initial_state
 from facenet_jax.types import BANDS, Batch, UserError
 
@@ -108,9 +109,9 @@ class Network:
     __hash__ = object.__hash__
 
 
-def load(folder: str | pathlib.Path, which: str = "last") -> Network:
+def load(folder: str | os.PathLike[str], which: str = "last") -> Network:
     """The network of a workdir, from its `last` or its `best` checkpoint. No data set is needed."""
-    folder = pathlib.Path(folder)
+    folder = locate(folder)
     config = workdir.read_config(folder)
     checkpoints = run.open_checkpoints(folder)
     step = {"last": checkpoints.latest, "best": checkpoints.best}[which]()

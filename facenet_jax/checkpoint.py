@@ -1,6 +1,5 @@
 """Checkpoints of a run: the latest and the best are kept. The only file that knows Orbax."""
 
-import pathlib
 import shutil
 from typing import Any
 
@@ -8,13 +7,14 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from facenet_jax.places import Place, is_remote
 from facenet_jax.types import UserError
 
 
 class Checkpoints:
     """Numbered states under one folder, written in the background, each whole or not there."""
 
-    def __init__(self, folder: pathlib.Path | str):
+    def __init__(self, folder: Place):
         self.folder = folder
 
         def score(metrics: dict[str, float]) -> float:
@@ -66,8 +66,8 @@ class Checkpoints:
 
     def check_space(self, needed: int) -> None:
         """Raise UserError unless the disk has `needed` bytes left."""
-        if not pathlib.Path(self.folder).is_dir():
-            return  # on a cloud storage that tells nothing about its space
+        if is_remote(self.folder):
+            return  # a bucket tells nothing about its space
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise UserError(

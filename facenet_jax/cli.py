@@ -1,6 +1,5 @@
 """How the command line speaks: plain log lines, one-sentence errors, exit codes."""
 
-import errno
 import logging as python_logging
 import pathlib
 import re
@@ -11,6 +10,7 @@ import ml_collections
 from absl import flags, logging
 
 from facenet_jax import workdir
+from facenet_jax.places import FULL, Place, locate
 from facenet_jax.types import UserError
 
 OWN = ("facenet_jax", "data_tfds", "scripts")
@@ -25,7 +25,7 @@ def guarded(main: Callable[[], None]) -> int:
         print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in FULL:
             raise
         print(
             f"{pathlib.Path(sys.argv[0]).name}: The disk is full ({error}); free space and start "
@@ -64,7 +64,7 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
 
 def config_and_workdir(
     config: Callable[[], ml_collections.ConfigDict | None], file: str | None, folder: str | None
-) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
+) -> tuple[ml_collections.ConfigDict, Place]:
     """The config and the folder of a run; each can do without the other."""
     if file is None and folder is None:
         raise UserError(
@@ -72,7 +72,7 @@ def config_and_workdir(
             "run that was started before).",
             2,
         )
-    path = pathlib.Path(folder) if folder else pathlib.Path("runs") / pathlib.Path(file).stem
+    path = locate(folder) if folder else pathlib.Path("runs") / pathlib.Path(file).stem
     if file is None:
         return workdir.read_config(path), path
     if not pathlib.Path(file).is_file():

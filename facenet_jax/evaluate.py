@@ -1,7 +1,7 @@
 """Scores and embeddings of a data set: extract, rank by the protocol, report."""
 
 import dataclasses
-import pathlib
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +14,7 @@ from absl import logging
 from facenet_jax import baselines, metrics
 from facenet_jax.checkpoint import Checkpoints
 from facenet_jax.data import Split
+from facenet_jax.places import Place, write_bytes
 from facenet_jax.run import (
     Run,
     open_checkpoints,
@@ -146,7 +147,7 @@ def breakdown(run: Run, state: State, probe: Probe) -> dict[str, dict[str, float
     return table
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def evaluate(config: ml_collections.ConfigDict, workdir: Place) -> dict[str, Any]:
     """Score the checkpoints of a workdir again, and export: `--mode evaluate`."""
     run, checkpoints = open_trained(config, workdir)
     state = saved_state(run, checkpoints, checkpoints.latest())
@@ -155,7 +156,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[s
     return result
 
 
-def export_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def export_only(config: ml_collections.ConfigDict, workdir: Place) -> None:
     """Write the embeddings of a workdir's checkpoint: `--mode embed`."""
     run, checkpoints = open_trained(config, workdir)
     best = config.evaluate.export == "best"
@@ -178,9 +179,7 @@ def best_step(checkpoints: Checkpoints) -> int:
     return step
 
 
-def open_trained(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> tuple[Run, Checkpoints]:
+def open_trained(config: ml_collections.ConfigDict, workdir: Place) -> tuple[Run, Checkpoints]:
     """A run that has a checkpoint; raises UserError where it has none."""
     checkpoints = open_checkpoints(workdir)
     if checkpoints.latest() is None:
@@ -194,7 +193,7 @@ def finish(
     run: Run,
     last: State,
     checkpoints: Checkpoints,
-    workdir: pathlib.Path,
+    workdir: Place,
     probe: Probe,
     embedded: Embedded | None = None,
 ) -> dict[str, Any]:
@@ -231,9 +230,8 @@ def finish(
     return result
 
 
-def export(run: Run, probe: Probe, folder: pathlib.Path, query: np.ndarray, gallery: np.ndarray):
+def export(run: Run, probe: Probe, folder: Place, query: np.ndarray, gallery: np.ndarray):
     """Write query.npz and gallery.npz: embeddings and labels, in the schema of the README."""
-    folder.mkdir(exist_ok=True)
     width = run.model.part_width
     parts = np.array([(i * width, (i + 1) * width) for i in range(len(BANDS))], np.int32)
     flare = np.asarray(probe.data.flare)
@@ -241,20 +239,19 @@ def export(run: Run, probe: Probe, folder: pathlib.Path, query: np.ndarray, gall
         ("query", probe.query, query, slice(0, len(query))),
         ("gallery", probe.gallery, gallery, slice(len(query), None)),
     ):
-        part = folder / f"{name}.part"
-        with open(part, "wb") as file:
-            np.savez(
-                file,
-                embedding=embedding,
-                parts=parts,
-                modalities=np.array(BANDS),
-                identity=split.identity,
-                camera=split.camera,
-                scene=split.scene,
-                flare=flare[rows],
-                name=split.name,
-            )
-        part.replace(folder / f"{name}.npz")
+        file = io.BytesIO()
+        np.savez(
+            file,
+            embedding=embedding,
+            parts=parts,
+            modalities=np.array(BANDS),
+            identity=split.identity,
+            camera=split.camera,
+            scene=split.scene,
+            flare=flare[rows],
+            name=split.name,
+        )
+        write_bytes(folder / f"{name}.npz", file.getvalue())
 
 
 def line(scores: Mapping[str, Any]) -> str:

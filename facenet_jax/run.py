@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -17,6 +16,7 @@ from facenet_jax.checkpoint import Checkpoints
 from facenet_jax.mesh import check_divides, make_mesh, replicate
 from facenet_jax.models import check_choice
 from facenet_jax.optim import optimizer
+from facenet_jax.places import Place, is_remote
 from facenet_jax.sampler import Plan, pk_plan
 from facenet_jax.step import Resident, State, initial_state, used_losses
 from facenet_jax.types import UserError
@@ -134,6 +134,7 @@ def saved_state(run: Run, checkpoints: Checkpoints, step: int) -> State:
     return checkpoints.restore(step, jax.eval_shape(untrained_state(run)))
 
 
-def open_checkpoints(workdir: pathlib.Path) -> Checkpoints:
+def open_checkpoints(workdir: Place) -> Checkpoints:
     """The checkpoints of a run."""
-    return Checkpoints(workdir.resolve() / "checkpoints")
+    # Orbax wants an absolute path, and `resolve` takes a URL for a relative one.
+    return Checkpoints((workdir if is_remote(workdir) else workdir.resolve()) / "checkpoints")

@@ -1,7 +1,6 @@
 """The training loop: set up, restore, chunks of steps, evaluation, saving."""
 
 import math
-import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from clu import parameter_overview
 from facenet_jax import evaluate, optim
 from facenet_jax import workdir as workdirs
 from facenet_jax.mesh import replicate
+from facenet_jax.places import Place
 from facenet_jax.preemption import Preemption
 from facenet_jax.run import Run, open_checkpoints, open_run, resident, saved_state, start_state
 from facenet_jax.step import Schedule, make_chunk
@@ -22,7 +22,7 @@ from facenet_jax.types import UserError
 from facenet_jax.writers import Writer, drop_after
 
 
-def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Mapping[str, Any] | None:
+def train(config: ml_collections.ConfigDict, workdir: Place) -> Mapping[str, Any] | None:
     """The scores of result.json after training to the end of the plan; None when told to stop.
 
     Goes on from the newest checkpoint in `workdir`. Order, augmentation and rates are functions of
@@ -146,10 +146,12 @@ class Log:
             self.write(*ready)
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write what waits, and publish it."""
         ready, self.waiting = self.waiting, None
         if ready:
             self.write(*ready)
+        if self.writer:
+            self.writer.flush()
 
     def write(self, step: int, count: int, scalars: Mapping[str, jax.Array]) -> None:
         """Write the scalars of a chunk; raises UserError for the first that is not finite."""
@@ -165,6 +167,8 @@ class Log:
                 self.writer.write(step + i + 1, row | {"perf/triplets_per_second": rate})
             bad = [name for name, array in values.items() if not math.isfinite(array[i])]
             if bad:
+                if self.writer:
+                    self.writer.flush()
                 bad.sort(key=lambda name: not name.startswith("loss"))  # the cause before effects
                 raise UserError(
                     f"{', '.join(bad)} became {values[bad[0]][i]} at step {step + i + 1}; the last "

@@ -5,7 +5,6 @@ import fcntl
 import importlib.metadata
 import json
 import os
-import pathlib
 import platform
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,31 +13,47 @@ from typing import Any
 import jax
 import ml_collections
 
+from facenet_jax.places import Place, is_remote, reaching
 from facenet_jax.types import UserError
 from facenet_jax.writers import write_json
 
-FREE = ("evaluate.", "train.evaluate_every", "train.save_every", "data.root", "data.prepared")
+FREE = (
+    "evaluate.",
+    "train.evaluate_every",
+    "train.save_every",
+    "data.root",
+    "data.prepared",
+    "data.resident",
+    "data.workers",
+)
 """Options that may change between the starts of one run: nothing learned depends on them."""
 
 
 @contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
+def locked(workdir: Place) -> Iterator[None]:
     """Own the folder while the block runs; of several processes of one run, process 0 does.
 
-    The system drops the lock when the process dies.
+    The system drops the lock when the process dies. A bucket has no locks: there it is only tried
+    whether the folder can be written, and two runs at once are the user's to avoid.
     """
     if jax.process_index() > 0:
         yield
         return
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "a+")  # noqa: SIM115
-        (workdir / ".writable").write_text("1")
-        (workdir / ".writable").unlink()
+        with reaching(workdir):
+            if not is_remote(workdir):
+                workdir.mkdir(parents=True, exist_ok=True)
+                lock = open(workdir / ".lock", "a+")  # noqa: SIM115
+            (workdir / ".writable").write_text("1")
+            (workdir / ".writable").unlink()
     except OSError as error:
         raise UserError(
-            f"The workdir {workdir} cannot be written ({error.strerror}); choose another --workdir."
+            f"The workdir {workdir} cannot be written ({error.strerror or error}); choose another "
+            "--workdir."
         ) from error
+    if is_remote(workdir):
+        yield
+        return
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,7 +80,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, trained: bool) -> None:
+def claim(workdir: Place, config: ml_collections.ConfigDict, trained: bool) -> None:
     """Write config.json and environment.json; check the config where the folder is `trained` in.
 
     Raises UserError when the folder belongs to a run of another config, with the values that clash.
@@ -89,11 +104,13 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, trained: boo
         write_json(workdir / "environment.json", environment())
 
 
-def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+def read_config(workdir: Place) -> ml_collections.ConfigDict:
     """The config that a run was started with."""
     path = workdir / "config.json"
     try:
-        return ml_collections.ConfigDict(json.loads(path.read_text()))
+        with reaching(path):
+            text = path.read_text()
+        return ml_collections.ConfigDict(json.loads(text))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); is {workdir} a workdir?") from error
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +11,29 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from facenet_jax.places import Place, is_remote, write_bytes
+
 
 class Writer:
-    """Scalars by step, into `metrics.jsonl` and an event file of the folder."""
+    """Scalars by step, into `metrics.jsonl` and an event file of the folder.
 
-    def __init__(self, folder: pathlib.Path):
+    Nothing can be appended to on a bucket: there both files grow in a temporary folder, and `flush`
+    publishes them whole. A kill loses the lines since, which the run goes through again: flush
+    before a checkpoint is saved.
+    """
+
+    def __init__(self, folder: Place):
+        self.folder, self.temporary, here = folder, None, folder
+        if is_remote(folder):
+            self.temporary = tempfile.TemporaryDirectory(prefix="facenet_jax-")
+            here = pathlib.Path(self.temporary.name)
+            history = folder / "metrics.jsonl"
+            if history.exists():
+                (here / "metrics.jsonl").write_bytes(history.read_bytes())
+        self.here = here
         # Line by line, so that a killed run leaves whole lines.
-        self.lines = open(folder / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
-        self.events = EventFileWriter(str(folder / "tensorboard"))
+        self.lines = open(here / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
+        self.events = EventFileWriter(str(here / "tensorboard"))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write one event: `step` steps done, scalars by name such as "train/loss"."""
@@ -29,13 +45,23 @@ class Writer:
         )
         self.events.add_event(Event(wall_time=now, step=step, summary=summary))
 
+    def flush(self) -> None:
+        """Have what was written where others can read it."""
+        self.events.flush()
+        if self.temporary:
+            for path in (self.here / "metrics.jsonl", *(self.here / "tensorboard").iterdir()):
+                write_bytes(self.folder / path.relative_to(self.here), path.read_bytes())
+
     def close(self) -> None:
-        """Flush both files."""
+        """Flush both files for the last time."""
+        self.flush()
         self.lines.close()
         self.events.close()
+        if self.temporary:
+            self.temporary.cleanup()
 
 
-def drop_after(path: pathlib.Path, step: int) -> None:
+def drop_after(path: Place, step: int) -> None:
     """Remove the lines of a metrics.jsonl beyond `step`: a resumed run writes those steps again.
 
     A line that a kill cut short goes too.
@@ -52,13 +78,11 @@ def drop_after(path: pathlib.Path, step: int) -> None:
     write_text(path, "".join(line + "\n" for line in kept))
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
+def write_text(path: Place, text: str) -> None:
     """Write a file as a whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    write_bytes(path, text.encode())
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_json(path: Place, value: Any) -> None:
     """Write a value as indented JSON, as a whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
