@@ -3,6 +3,7 @@
 Kept short on purpose: flags, processes and the compile cache are set up here, all else is called.
 """
 
+import functools
 import pathlib
 import sys
 
@@ -10,7 +11,7 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from facenet_jax import cli, evaluate, workdir
+from facenet_jax import cli, evaluate, memory, workdir
 from facenet_jax.train import train
 
 HOME = pathlib.Path(__file__).resolve().parent
@@ -23,6 +24,7 @@ flags.DEFINE_enum("mode", "train", ["train", "evaluate", "embed"], "what to do")
 flags.DEFINE_string(
     "compile_cache", str(HOME / ".cache" / "jax"), "folder of compiled programs, empty for none"
 )
+flags.DEFINE_string("profile", "", "FIRST:LAST: trace these training steps into WORKDIR/profile")
 flags.DEFINE_bool("distributed", False, "several hosts: find the others by the cluster's own means")
 flags.DEFINE_string("coordinator", None, "several hosts: address:port of process 0")
 flags.DEFINE_integer("processes", 1, "several hosts: their number", lower_bound=1)
@@ -43,10 +45,11 @@ def main() -> None:
 
     file = FLAGS["config"].config_filename if FLAGS["config"].present else None
     config, folder = cli.config_and_workdir(lambda: FLAGS.config, file, FLAGS.workdir)
-    mode = {"train": train, "evaluate": evaluate.evaluate, "embed": evaluate.export_only}[
+    training = functools.partial(train, profile=FLAGS.profile)
+    mode = {"train": training, "evaluate": evaluate.evaluate, "embed": evaluate.export_only}[
         FLAGS.mode
     ]
-    with workdir.locked(folder):
+    with workdir.locked(folder), memory.explained(config, jax.device_count()):
         mode(config, folder)
     logging.info("The files are in %s", folder)
 

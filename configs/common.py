@@ -28,6 +28,11 @@ def get_config() -> ml_collections.ConfigDict:
     d.train_resize = "bicubic"  # bicubic | bilinear
     d.test_resize = "bicubic"
     d.validation_identities = 0  # identities held out of train to choose the best checkpoint
+    # auto | always | never: images in device memory, or streamed from disk. auto: resident while
+    # those of training and evaluation take no more than resident_share of a device's memory.
+    d.resident = "auto"
+    d.resident_share = 0.5  # a fraction
+    d.workers = 0  # processes that read a stream; 0: threads of the main process
     d.incomplete = "error"  # error | skip: a name that one of the bands lacks
     d.flare_statistic = (
         "luma"  # luma: share of pixels with grey value 251..255 | histogram: release
@@ -97,6 +102,8 @@ def get_config() -> ml_collections.ConfigDict:
     t.epochs = 120
     t.steps = 0  # stop after so many steps; 0: after the epochs
     t.steps_per_dispatch = 20  # steps per call of the device
+    t.shard_state = False  # divide parameters and optimiser over the devices (FSDP), to save memory
+    t.shard_above = 65536  # elements; smaller arrays stay whole on every device
     t.evaluate_every = 5  # epochs; 0: at the end only
     t.save_every = 5  # epochs; 0: at the end only
     t.save_every_steps = 0  # steps, besides save_every

@@ -17,13 +17,14 @@ from facenet_jax.data import Split
 from facenet_jax.places import Place, write_bytes
 from facenet_jax.run import (
     Run,
+    on_devices,
     open_checkpoints,
     open_run,
-    resident,
     saved_state,
     untrained_state,
 )
 from facenet_jax.step import Resident, State, make_extract
+from facenet_jax.stream import Streamed, feed
 from facenet_jax.types import BANDS, UserError
 from facenet_jax.workdir import claim
 from facenet_jax.writers import write_json
@@ -37,26 +38,17 @@ SUBSETS = ((0,), (1,), (2,), (0, 1), (0, 1, 2))
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Query and gallery on the devices, query first, and their labels on the host."""
+    """Query and gallery for the devices, query first, and their labels on the host."""
 
     query: Split
     gallery: Split
-    data: Resident  # rows of query, then rows of gallery
+    data: Resident | Streamed  # rows of query, then rows of gallery
     junk: str  # the protocol's
 
 
 def make_probe(run: Run, query: Split, gallery: Split) -> Probe:
-    """Both splits on the devices."""
-    both = Split(
-        **{
-            field.name: np.concatenate(
-                [getattr(query, field.name), getattr(gallery, field.name)],
-                axis=1 if field.name == "images" else 0,
-            )
-            for field in dataclasses.fields(Split)
-        }
-    )
-    return Probe(query, gallery, resident(both, run.config, run.mesh), run.dataset.protocol.junk)
+    """Both splits, on the devices or to be streamed."""
+    return Probe(query, gallery, on_devices(run, query, gallery), run.dataset.protocol.junk)
 
 
 def test_probe(run: Run) -> Probe:
@@ -75,11 +67,16 @@ def embed(run: Run, state: State, probe: Probe, bands: tuple[str, ...] = BANDS) 
     variables = {"params": state.params, **state.collections}
     extract, batch = make_extract(run.model, run.mesh, bands), run.config.evaluate.batch
     total = len(probe.query) + len(probe.gallery)
+    row = np.arange(-(-total // batch) * batch, dtype=np.int32).reshape(-1, batch)
+    rows = np.minimum(row, total - 1)
+    plan = np.broadcast_to(rows[:, None], (len(rows), len(BANDS), batch))
     parts = []
-    for start in range(0, total, batch):
-        row = np.arange(start, start + batch, dtype=np.int32)
-        rows = jnp.asarray(np.minimum(row, total - 1))
-        parts.append(extract(variables, probe.data, rows, jnp.asarray(row < total)))
+    with feed(probe.data, plan, 1, run.mesh, workers=run.config.data.workers) as data:
+        for i in range(len(rows)):
+            real = jnp.asarray(row[i] < total)
+            parts.append(extract(variables, data(1), jnp.asarray(rows[i]), real))
+            if i >= 2:  # no more windows of a stream in device memory than two
+                parts[i - 2].block_until_ready()
     embedding = np.concatenate([np.asarray(part) for part in parts])[:total]
     if not np.isfinite(embedding).all():
         raise UserError("The network gives embeddings that are not finite; its training diverged.")

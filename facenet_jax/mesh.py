@@ -1,5 +1,6 @@
 """Devices as a one-axis mesh, and how arrays get there."""
 
+import math
 from typing import Any
 
 import jax
@@ -31,13 +32,39 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     Each process gives its own copy. Unlike `jax.device_put` to several hosts nothing is sent or
     compared between them, so the copies must be equal.
     """
-    sharding = NamedSharding(mesh, P())
+    return put(tree, jax.tree.map(lambda _: NamedSharding(mesh, P()), tree))
 
-    def put(x: Any) -> jax.Array:
+
+def divided(tree: Any, mesh: Mesh, smallest: int) -> Any:
+    """The shardings of a tree of arrays (or shapes) whose large leaves are split over the devices.
+
+    A leaf of `smallest` or more elements is split along its longest axis that divides by the number
+    of devices (of equals the last: an axis of stacked layers is short and first); others are whole.
+    """
+
+    def sharding(leaf: Any) -> NamedSharding:
+        axes = [i for i, length in enumerate(leaf.shape) if length % mesh.size == 0]
+        if mesh.size == 1 or math.prod(leaf.shape) < smallest or not axes:
+            return NamedSharding(mesh, P())
+        axis = max(axes, key=lambda i: (leaf.shape[i], i))
+        return NamedSharding(mesh, P(*[None] * axis, "data"))
+
+    return jax.tree.map(sharding, tree)
+
+
+def whole(tree: Any, mesh: Mesh) -> Any:
+    """Device arrays with every leaf whole on every device."""
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(tree)
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Host arrays as device arrays with the given shardings; each process gives its own copy."""
+
+    def one(x: Any, sharding: NamedSharding) -> jax.Array:
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
-    return jax.tree.map(put, tree)
+    return jax.tree.map(one, tree, shardings)
 
 
 def split_batch(x: jax.Array, mesh: Mesh, axis: int) -> jax.Array:

@@ -9,16 +9,17 @@ import ml_collections
 import numpy as np
 import optax
 from absl import logging
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from facenet_jax import data, flare, models, pretrained
+from facenet_jax import data, flare, memory, models, pretrained
 from facenet_jax.checkpoint import Checkpoints
-from facenet_jax.mesh import check_divides, make_mesh, replicate
+from facenet_jax.mesh import check_divides, make_mesh, put, replicate, whole
 from facenet_jax.models import check_choice
 from facenet_jax.optim import optimizer
 from facenet_jax.places import Place, is_remote
 from facenet_jax.sampler import Plan, pk_plan
-from facenet_jax.step import Resident, State, initial_state, used_losses
+from facenet_jax.step import Resident, State, initial_state, state_sharding, used_losses
+from facenet_jax.stream import Streamed
 from facenet_jax.types import UserError
 
 
@@ -32,6 +33,7 @@ class Run:
     model: models.Model
     optimizer: optax.GradientTransformation
     plan: Plan
+    streams: bool  # whether images come from disk while the run goes, not from the devices' memory
 
 
 def open_run(config: ml_collections.ConfigDict) -> Run:
@@ -64,6 +66,7 @@ def open_run(config: ml_collections.ConfigDict) -> Run:
         config.data,
         flare_statistic=("luma", "histogram"),
         flare_rule=("per_modality", "either", "both"),
+        resident=("auto", "always", "never"),
     )
     used_losses(config)
     direction = optimizer(config.optim)
@@ -93,28 +96,45 @@ def open_run(config: ml_collections.ConfigDict) -> Run:
         epochs=train.epochs,
         steps=train.steps,
     )
-    return Run(config, dataset, mesh, model, direction, plan)
+    streams = memory.streams(config, dataset, mesh)
+    return Run(config, dataset, mesh, model, direction, plan, streams)
 
 
-def resident(split: data.Split, config: ml_collections.ConfigDict, mesh: Mesh) -> Resident:
-    """A split on every device; its identities numbered 0..C-1 in sorted order."""
+def on_devices(run: Run, *splits: data.Split) -> Resident | Streamed:
+    """Splits, one after another, on every device; or their labels alone where the images stream.
+
+    Identities are numbered 0..C-1 in sorted order.
+    """
+    options = run.config.data
+    columns = {
+        field: np.concatenate([getattr(split, field) for split in splits])
+        for field in ("identity", "camera", "scene", "flare_fraction", "histogram_ratio")
+    }
     delta = flare.labels(
-        split.flare_fraction,
-        split.histogram_ratio,
-        statistic=config.data.flare_statistic,
-        rule=config.data.flare_rule,
-        threshold=config.data.flare_threshold,
+        columns["flare_fraction"],
+        columns["histogram_ratio"],
+        statistic=options.flare_statistic,
+        rule=options.flare_rule,
+        threshold=options.flare_threshold,
     )
-    _, label = np.unique(split.identity, return_inverse=True)
-    labels = (label.astype(np.int32), split.camera, split.scene, delta)
-    return replicate(Resident(tuple(split.images), *labels), mesh)
+    _, label = np.unique(columns["identity"], return_inverse=True)
+    labels = (label.astype(np.int32), columns["camera"], columns["scene"], delta)
+    if run.streams:
+        images = tuple(split.images for split in splits)
+        return Streamed(replicate(Resident((), *labels), run.mesh), images)
+    bands = (
+        parts[0] if len(parts) == 1 else np.concatenate(parts)
+        for parts in zip(*(split.images for split in splits), strict=True)
+    )
+    images = tuple(replicate(band, run.mesh) for band in bands)  # one at a time on the host
+    return Resident(images, *replicate(labels, run.mesh))
 
 
 def untrained_state(run: Run) -> Callable[[], State]:
-    """A jitted function to the random state of the config's seed, on every device."""
-    everywhere = NamedSharding(run.mesh, PartitionSpec())
+    """A jitted function to the random state of the config's seed, where a state of the run lies."""
     create = functools.partial(initial_state, run.model, run.optimizer, run.config.seed)
-    return jax.jit(create, out_shardings=everywhere)
+    there = state_sharding(jax.eval_shape(create), run.config, run.mesh)
+    return jax.jit(create, out_shardings=there)
 
 
 def start_state(run: Run) -> State:
@@ -122,11 +142,13 @@ def start_state(run: Run) -> State:
     state = untrained_state(run)()
     if run.config.model.pretrained == "none":
         return state
+    random = jax.tree.map(np.asarray, whole(state.params, run.mesh))
     params, report = pretrained.load_pretrained(
-        run.config.model.pretrained, jax.tree.map(np.asarray, state.params), run.model.patch_grid
+        run.config.model.pretrained, random, run.model.patch_grid
     )
     logging.info("%s", report)
-    return dataclasses.replace(state, params=replicate(params, run.mesh))
+    there = state_sharding(params, run.config, run.mesh)
+    return dataclasses.replace(state, params=put(params, there))
 
 
 def saved_state(run: Run, checkpoints: Checkpoints, step: int) -> State:

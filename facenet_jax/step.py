@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from facenet_jax import losses
 from facenet_jax.augment import augment, normalise
-from facenet_jax.mesh import split_batch
+from facenet_jax.mesh import divided, split_batch
 from facenet_jax.models import Model
 from facenet_jax.optim import descend, global_norm
 from facenet_jax.types import BANDS, Batch, Outputs, UserError
@@ -45,6 +45,16 @@ class Resident:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Window(Resident):
+    """Labels of a split on the device, and the images of the next K batches alone, in a ring.
+
+    What a stream gives instead of a `Resident`: the images are M arrays [K, B, H, W, 3], split over
+    the devices along B, and the batch of step s lies at s % K.
+    """
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Schedule:
     """The whole run as tables on the device, indexed by the step."""
 
@@ -52,13 +62,17 @@ class Schedule:
     rates: jax.Array  # [steps, 2] float32, learning rates of (others, biases)
 
 
-def gather(data: Resident, rows: jax.Array, mesh: Mesh) -> tuple[jax.Array, Batch]:
+def gather(data: Resident, rows: jax.Array, step: jax.Array, mesh: Mesh) -> tuple[jax.Array, Batch]:
     """(images uint8 [M, B, H, W, 3], the batch without them) at rows [M, B], split over devices.
 
     Row j of every band shares its identity; camera, scene and flare are those of the first band.
+    `step` finds the batch in a `Window`, which has the images of these rows already.
     """
     rows = split_batch(rows, mesh, 1)
-    images = jnp.stack([band[row] for band, row in zip(data.images, rows, strict=True)])
+    if isinstance(data, Window):
+        images = jnp.stack([band[step % len(band)] for band in data.images])
+    else:
+        images = jnp.stack([band[row] for band, row in zip(data.images, rows, strict=True)])
     first = rows[0]
     fields = (data.identity[first], data.camera[first], data.scene[first], data.flare[first])
     return images, Batch(None, *fields)
@@ -149,7 +163,7 @@ def train_step(
     """(the next state, scalars float32 by name) after one step on the batch that the plan names."""
     names, step = used_losses(config), state.step
     augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step))
-    images, batch = gather(data, schedule.rows[step], mesh)
+    images, batch = gather(data, schedule.rows[step], step, mesh)
     batch = dataclasses.replace(batch, images=augment(images, augment_key, config.augment))
     progress = step.astype(jnp.float32) / schedule.rows.shape[0]
 
@@ -167,6 +181,7 @@ def train_step(
 
     grad_fn = jax.value_and_grad(objective, has_aux=True)
     (total, (terms, changed)), gradients = grad_fn(state.params)
+    gradients = held(gradients, config, mesh)
     directions, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     rates = schedule.rates[step]
     params = descend(state.params, directions, rates)
@@ -178,7 +193,26 @@ def train_step(
         # Of the new parameters: a step that overflows tells so before it can be saved.
         "parameter_norm": global_norm(params),
     }
-    return State(step + 1, params, changed, optimizer_state), scalars
+    after = State(step + 1, params, changed, optimizer_state)
+    return held(after, config, mesh), scalars
+
+
+def state_sharding(state: State, config: ml_collections.ConfigDict, mesh: Mesh) -> State:
+    """How a state, or a part of one, lies on the devices: whole, or divided by `train.shard_state`.
+
+    Dividing is a matter of shapes alone, outside the model; every leaf is gathered where a step
+    uses it. Takes arrays or shapes and gives shardings.
+    """
+    if config.train.shard_state:
+        return divided(state, mesh, config.train.shard_above)
+    return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), state)
+
+
+def held(tree: Any, config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
+    """`tree` kept in its place by `state_sharding`, inside jit."""
+    if not config.train.shard_state:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, state_sharding(tree, config, mesh))
 
 
 def make_chunk(
@@ -222,21 +256,21 @@ def make_extract(
 ) -> Callable[[Mapping, Resident, jax.Array, jax.Array], jax.Array]:
     """extract(variables, data, rows [B], real [B]) -> embeddings [B, E] float32 of these rows.
 
-    `real` is False for the rows that only fill up the last batch: they must not open a gate that
-    looks at the whole batch.
+    `data` is a Resident, or a Window with the one batch of these rows. `real` is False for the rows
+    that only fill up the last batch: they must not open a gate that looks at the whole batch.
     """
     index = [BANDS.index(band) for band in bands]
 
     def extract(variables, data, rows, real):
         data = dataclasses.replace(data, images=tuple(data.images[i] for i in index))
         rows = jnp.broadcast_to(rows[None], (len(index), *rows.shape))
-        images, batch = gather(data, rows, mesh)
+        images, batch = gather(data, rows, jnp.int32(0), mesh)
         batch = dataclasses.replace(
             batch, images=normalise(images), flare=batch.flare & real[:, None]
         )
         outputs, _ = model.apply(variables, batch, train=False, bands=bands)
         return jax.lax.with_sharding_constraint(
-            outputs.embedding, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+            outputs.embedding, NamedSharding(mesh, PartitionSpec())
         )
 
     return jax.jit(extract)

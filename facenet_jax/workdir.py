@@ -21,6 +21,7 @@ FREE = (
     "evaluate.",
     "train.evaluate_every",
     "train.save_every",
+    "train.shard_",
     "data.root",
     "data.prepared",
     "data.resident",

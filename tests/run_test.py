@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from facenet_jax import data, mesh, run
+from facenet_jax import run
 from facenet_jax.types import UserError
 
 
@@ -62,11 +62,11 @@ def test_what_does_not_fit_together_is_named(config, changes, text):
         run.open_run(config)
 
 
-def test_resident_numbers_the_sorted_identities(config):
-    split = run.open_run(config).dataset.train
-    names = np.array([900, -3, 17, 40])
+def test_the_sorted_identities_are_numbered(config):
+    opened = run.open_run(config)
+    split, names = opened.dataset.train, np.array([900, -3, 17, 40])
     split = dataclasses.replace(split, identity=names[split.identity % 4])
-    resident = run.resident(split, config, mesh.make_mesh())
+    resident = run.on_devices(opened, split)
     expected = np.searchsorted(np.sort(names), split.identity)
     np.testing.assert_array_equal(resident.identity, expected)
     np.testing.assert_array_equal(resident.images[2], split.images[2])
@@ -75,11 +75,21 @@ def test_resident_numbers_the_sorted_identities(config):
     assert {x.sharding.is_fully_replicated for x in jax.tree.leaves(resident)} == {True}
 
 
+def test_splits_follow_one_another(config):
+    opened = run.open_run(config)
+    both = run.on_devices(opened, opened.dataset.query, opened.dataset.gallery)
+    first = len(opened.dataset.query)
+    np.testing.assert_array_equal(both.images[1][:first], opened.dataset.query.images[1])
+    np.testing.assert_array_equal(both.images[1][first:], opened.dataset.gallery.images[1])
+    np.testing.assert_array_equal(both.camera[first:], opened.dataset.gallery.camera)
+
+
 def test_the_flare_options_reach_the_labels(config):
-    split = data.load(config.data).train
+    opened = run.open_run(config)
+    split = opened.dataset.train
     config.data.flare_threshold = 1.0
-    assert not run.resident(split, config, mesh.make_mesh()).flare.any()
+    assert not run.on_devices(opened, split).flare.any()
     config.data.flare_threshold = 0.05
     config.data.flare_rule = "either"
-    flare = np.asarray(run.resident(split, config, mesh.make_mesh()).flare)
+    flare = np.asarray(run.on_devices(opened, split).flare)
     np.testing.assert_array_equal(flare[:, 0], flare[:, 1])

@@ -114,7 +114,7 @@ def test_gather_takes_the_rows_of_each_band():
     data = tiny.resident(mesh)
     data = dataclasses.replace(data, images=(*data.images[:2], data.images[2][:20]))
     rows = jnp.asarray([[3, 1], [0, 31], [7, 19]], jnp.int32)
-    images, batch = jax.jit(lambda data, rows: step.gather(data, rows, mesh))(data, rows)
+    images, batch = jax.jit(lambda data, rows: step.gather(data, rows, 0, mesh))(data, rows)
     for band in range(3):
         np.testing.assert_array_equal(images[band], np.asarray(data.images[band])[rows[band]])
     np.testing.assert_array_equal(batch.identity, np.asarray(data.identity)[rows[0]])
