@@ -15,7 +15,7 @@ from absl import logging
 from PIL import Image
 
 from data_tfds.images import decode
-from data_tfds.listing import Listing, Triplet, accept, some
+from data_tfds.listing import Listing, Triplet, accept, some, unmatched
 from data_tfds.source import Source, open_source
 from facenet_jax import flare
 from facenet_jax.types import BANDS, Protocol, UserError
@@ -111,6 +111,14 @@ class TripletBuilder(tfds.core.ShardBasedBuilder):
         if dropped:
             message = "%s: %d training triplets of test identities are left out: %s"
             logging.warning(message, title, len(dropped), some({t.identity for t in dropped}))
+        queries = selected.get("query", selected["gallery"])
+        protocol = self.builder_config.protocol
+        if len(unmatched(queries, selected["gallery"], protocol.junk)) == len(queries):
+            raise UserError(
+                f"None of the {len(queries)} queries, the first {queries[0].files[0]}, has a match "
+                f"in the gallery under the protocol {protocol.name}, so that nothing could be "
+                "scored; check the identities, or name another protocol in data.name."
+            )
         return selected
 
     @property

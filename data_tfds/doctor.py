@@ -14,7 +14,7 @@ from PIL import Image
 
 from data_tfds.builder import TripletBuilder, cores
 from data_tfds.images import ImageError, decode
-from data_tfds.listing import Listing, Triplet
+from data_tfds.listing import Listing, Triplet, check_incomplete, unmatched
 from data_tfds.prepare import lookup
 from data_tfds.source import Source
 from facenet_jax import flare
@@ -26,7 +26,7 @@ REFUSED = "refuses the data set"
 
 LISTED = {
     "stray": ("warning", "files belong to no triplet", "leaves them out"),
-    "identity": ("error", "identities are no numbers", REFUSED),
+    "identity": ("error", "identities cannot be used", REFUSED),
     "name": ("error", "names do not say what they must", REFUSED),
     "empty": ("error", "splits are empty", REFUSED),
 }
@@ -77,6 +77,7 @@ def examine(name: str, root: str, incomplete: str = "error") -> Report:
     `incomplete` is the option the set would be prepared with. Raises UserError only where there is
     no such data set at all.
     """
+    check_incomplete(incomplete)
     cls, config = lookup(name)
     with tempfile.TemporaryDirectory() as scratch:
         builder = cls(data_dir=scratch, config=config, root=root, incomplete=incomplete)
@@ -127,9 +128,16 @@ def _pixels(builder: TripletBuilder, source: Source, path: str) -> Pixels:
         digest,
         size=image.size,
         grey=grey,
-        rotated=image.getexif().get(EXIF_ORIENTATION, 1) != 1,
+        rotated=_rotated(image),
         bands=tuple((flare.luma_fraction(i), flare.histogram_ratio(i)) for i in images),
     )
+
+
+def _rotated(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(EXIF_ORIENTATION, 1) != 1
+    except SyntaxError:  # metadata that cannot be read rotate nothing
+        return False
 
 
 def _decode(builder: TripletBuilder, encoded: bytes, where: str) -> tuple[Image.Image, bool]:
@@ -260,16 +268,15 @@ def _unmatched(splits: dict[str, list[Triplet]], builder: TripletBuilder) -> Ite
     for junk, name in {"none": "any protocol", **protocols, own.junk: own.name}.items():
         if junk != "none" and any(getattr(t, junk) < 0 for t in (*queries, *gallery)):
             continue  # a folder without these labels: its builder refuses this protocol
-        matches = collections.Counter(triplet.identity for triplet in gallery)
-        if junk != "none":
-            same = collections.Counter((t.identity, getattr(t, junk)) for t in gallery)
-            lost = [t for t in queries if matches[t.identity] == same[t.identity, getattr(t, junk)]]
-        else:
-            lost = [t for t in queries if not matches[t.identity]]
+        lost = unmatched(queries, gallery, junk)
         if lost:
             what = f"{len(lost)} of {len(queries)} queries have no match under {name}"
             names = tuple(triplet.name for triplet in lost)
-            yield Finding("warning", what, "keeps them; evaluation skips and counts them", names)
+            if len(lost) == len(queries) and name == own.name:
+                yield Finding("error", what, REFUSED, names)
+            else:
+                does = "keeps them; evaluation skips and counts them"
+                yield Finding("warning", what, does, names)
 
 
 def _relatives(listing: Listing, builder: TripletBuilder) -> Iterator[Finding]:

@@ -8,9 +8,9 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 
 from data_tfds.builder import Config, TripletBuilder
-from data_tfds.listing import Layout, Listing, Triplet, read_split
+from data_tfds.listing import LARGEST, Layout, Listing, Triplet, read_split
 from data_tfds.names import FOLDER
-from data_tfds.source import Source, Stamp, Tree
+from data_tfds.source import Source, Stamp, Tree, printable
 from facenet_jax.types import Protocol, UserError
 
 SPLITS = ("train", "query", "gallery")
@@ -101,11 +101,9 @@ class Table(Tree):
                 self.rows = list(reader)
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path} is no CSV table in UTF-8: {error}.") from error
-        if set(self.columns) != set(COLUMNS):
-            raise UserError(
-                f"{path} has the columns {','.join(self.columns)} and must have "
-                f"{','.join(COLUMNS)}."
-            )
+        if sorted(self.columns) != sorted(COLUMNS):
+            has = printable(",".join(self.columns)) or "none"
+            raise UserError(f"{path} has the columns {has} and must have {','.join(COLUMNS)}.")
         for row in self.rows:
             for file in filter(None, (row[band] for band in COLUMNS[4:])):
                 if os.path.isfile(self.root / file):
@@ -129,22 +127,27 @@ def _read_table(listing: Listing, source: Table) -> None:
 
 
 def _row(listing: Listing, source: Table, row: dict[str, str], where: str) -> Triplet | None:
+    if None in row or None in row.values():  # as DictReader tells of too many and too few cells
+        listing.add("name", where, f"{where} has not as many cells as the table has columns")
+        return None
     if row["split"] not in SPLITS:
-        text = f'{where} has the split "{row["split"]}", which must be one of {", ".join(SPLITS)}'
+        split = printable(row["split"])
+        text = f'{where} has the split "{split}", which must be one of {", ".join(SPLITS)}'
         listing.add("name", where, text)
         return None
     try:
         identity = int(row["identity"])
-        camera, scene = (int(row[label] or -1) for label in ("camera", "scene"))
-        if identity < 0:
+        labels = [int(row[label]) if row[label] else None for label in ("camera", "scene")]
+        if not all(0 <= number <= LARGEST for number in (identity, *labels) if number is not None):
             raise ValueError
-    except (TypeError, ValueError):
-        text = f"{where} needs whole numbers as identity, camera and scene (empty: not known)"
-        listing.add("identity", where, text)
+    except ValueError:
+        text = f"{where} needs whole numbers from 0 to {LARGEST} as identity, camera and scene"
+        listing.add("identity", where, f"{text} (camera and scene empty: not known)")
         return None
-    files = tuple(row[band] or "" for band in COLUMNS[4:])
+    camera, scene = (-1 if number is None else number for number in labels)
+    files = tuple(row[band] for band in COLUMNS[4:])
     listing.images.extend(file for file in files if file in source.files)
-    missing = [file or "an empty path" for file in files if file not in source.files]
+    missing = [printable(file) or "an empty path" for file in files if file not in source.files]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         text = f"{' and '.join(missing)} of {where} {verb} missing"

@@ -6,6 +6,9 @@ from PIL import Image
 
 from facenet_jax.types import UserError
 
+DAMAGED = (OSError, ValueError, SyntaxError, RuntimeError)
+"""What Pillow's readers raise for bytes they cannot make sense of."""
+
 
 class ImageError(UserError):
     """A file that cannot serve as an image; `kind` is "no image", "truncated" or a Pillow mode."""
@@ -24,14 +27,14 @@ def decode(encoded: bytes, where: str, grey: bool = False) -> Image.Image:
     """
     try:
         image = Image.open(io.BytesIO(encoded))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise ImageError(
             f"{where} is not an image that Pillow can read; replace it or remove its triplet.",
             "no image",
         ) from error
     try:
         image.load()
-    except (OSError, ValueError, SyntaxError) as error:
+    except DAMAGED as error:
         raise ImageError(
             f"{where} is truncated or damaged ({error}); replace it or remove its triplet.",
             "truncated",

@@ -13,6 +13,10 @@ SHOWN = 20
 """How many file names one message lists before it only counts."""
 
 
+LARGEST = 2**31 - 1
+"""The largest identity, camera or scene: they are stored as int32."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Triplet:
     """One sample of a split: its labels and the source's paths of its three images.
@@ -97,11 +101,7 @@ def read_split(
             else:
                 bands[found[0], found[2]].add(found[1])
                 listing.images.append(path)
-    wrong = {identity for identity, _ in bands if identity and not identity.isdecimal()}
-    for identity in sorted(wrong):
-        where = source.where(f"{folder}/{identity}")
-        text = f"{where} is no identity folder: its name must be a number"
-        listing.add("identity", f"{folder}/{identity}", text)
+    wrong = _wrong_folders(listing, source, folder, sorted({identity for identity, _ in bands}))
     triplets = []
     for (identity, name), present in sorted(bands.items()):
         paths = [layout.path(folder, identity, band, name) for band in layout.bands]
@@ -121,9 +121,38 @@ def read_split(
     listing.close(split, triplets, source.where(folder))
 
 
+def _wrong_folders(
+    listing: Listing, source: Source, folder: str, identities: list[str]
+) -> set[str]:
+    """Those of the identity folders that name no identity; problems go to the listing."""
+    wrong, numbers = set(), {}
+    for identity in filter(None, identities):
+        where = source.where(f"{folder}/{identity}")
+        if not identity.isdecimal() or int(identity) > LARGEST:
+            text = f"{where} is no identity folder: its name must be a number up to {LARGEST}"
+        elif int(identity) in numbers:
+            other = source.where(f"{folder}/{numbers[int(identity)]}")
+            text = f"{where} and {other} are folders of the same identity {int(identity)}"
+        else:
+            numbers[int(identity)] = identity
+            continue
+        wrong.add(identity)
+        listing.add("identity", f"{folder}/{identity}", text)
+    return wrong
+
+
 def _named(listing: Listing, source: Source, path: str, identity: str, naming: Naming) -> bool:
     """Whether the name parses and agrees with the identity folder; problems go to the listing."""
-    parsed = naming.parse(path.rpartition("/")[2])
+    name = path.rpartition("/")[2]
+    if not name.isprintable():
+        text = f"{source.where(path)} has characters in its name that are no readable text"
+        listing.add("name", path, text)
+        return False
+    parsed = naming.parse(name)
+    if parsed is not None and max(dataclasses.astuple(parsed)) > LARGEST:
+        text = f"{source.where(path)} has a number in its name that is larger than {LARGEST}"
+        listing.add("name", path, text)
+        return False
     if parsed is None:
         text = f"{source.where(path)} does not follow the naming {naming.pattern}"
         listing.add("name", path, text)
@@ -146,8 +175,7 @@ def accept(listing: Listing, incomplete: str, dataset: str) -> dict[str, list[Tr
     or are left out with one warning where `incomplete` is "skip". Every other problem is a
     UserError that tells the first one and counts the rest.
     """
-    if incomplete not in ("error", "skip"):
-        raise UserError(f'data.incomplete is "{incomplete}" and must be "error" or "skip".')
+    check_incomplete(incomplete)
     by_kind = collections.defaultdict(list)
     for problem in listing.problems:
         by_kind[problem.kind].append(problem)
@@ -162,6 +190,21 @@ def accept(listing: Listing, incomplete: str, dataset: str) -> dict[str, list[Tr
     _leave_out(by_kind["incomplete"], "incomplete triplets", dataset)
     _refuse(by_kind["empty"], "; check that the archive was unpacked whole")
     return listing.splits
+
+
+def check_incomplete(incomplete: str) -> None:
+    """UserError unless `incomplete` is "error" or "skip"."""
+    if incomplete not in ("error", "skip"):
+        raise UserError(f'data.incomplete is "{incomplete}" and must be "error" or "skip".')
+
+
+def unmatched(queries: list[Triplet], gallery: list[Triplet], junk: str) -> list[Triplet]:
+    """The queries whose identity the gallery lacks, or has as `junk` ("camera", "scene") only."""
+    matches = collections.Counter(triplet.identity for triplet in gallery)
+    if junk == "none":
+        return [t for t in queries if not matches[t.identity]]
+    same = collections.Counter((t.identity, getattr(t, junk)) for t in gallery)
+    return [t for t in queries if matches[t.identity] == same[t.identity, getattr(t, junk)]]
 
 
 def _refuse(problems: list[Problem], advice: str) -> None:

@@ -9,7 +9,8 @@ import json
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -29,14 +30,21 @@ DATASETS = {
     "wmveid863/official": (WMVeID863, "official"),
     "wmveid863/clean": (WMVeID863, "clean"),
     "rendered": (WMVeID863, "rendered"),
+    "rendered/camera": (WMVeID863, "rendered"),
     "rgbnt100": (RGBNT100, "camera"),
+    "rgbnt100/camera": (RGBNT100, "camera"),
     "msvr310": (MSVR310, "scene"),
+    "msvr310/scene": (MSVR310, "scene"),
     "rgbnt201": (RGBNT201, "camera"),
+    "rgbnt201/camera": (RGBNT201, "camera"),
     "folder/camera": (Folder, "camera"),
     "folder/scene": (Folder, "scene"),
     "folder/none": (Folder, "none"),
 }
-"""The names of `data.name`: builder class and builder config."""
+"""The names of `data.name`, with or without their protocol: builder class and builder config."""
+
+DAMAGED = (OSError, EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile)
+"""What NumPy, json and ArrayRecord raise for files that are cut, changed or gone."""
 
 INCOMPLETE = ".incomplete-"
 """Prefix of what is being written. Only the holder of the lock writes, so the rest is debris."""
@@ -51,11 +59,18 @@ class Prepared:
 
 
 def lookup(name: str) -> tuple[type[TripletBuilder], str]:
-    """The builder and the builder config of a `data.name`; a UserError for an unknown one."""
-    if name not in DATASETS:
-        known = ", ".join(sorted(DATASETS))
-        raise UserError(f'data.name is "{name}" and must be one of {known}.')
-    return DATASETS[name]
+    """The builder and the builder config of a `data.name`.
+
+    Raises UserError for an unknown one, and for a protocol that does not belong to its data set.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    dataset, _, protocol = name.partition("/")
+    own = [known for known in DATASETS if known.startswith(f"{dataset}/")]
+    if own:
+        lacks = f'has no protocol "{protocol}"' if protocol else "needs one of its protocols"
+        raise UserError(f'data.name is "{name}", but {dataset} {lacks}: it has {", ".join(own)}.')
+    raise UserError(f'data.name is "{name}" and must be one of {", ".join(sorted(DATASETS))}.')
 
 
 def prepare(name: str, root: str, prepared: str, incomplete: str = "error") -> Prepared:
@@ -82,7 +97,7 @@ def prepare(name: str, root: str, prepared: str, incomplete: str = "error") -> P
     key = fingerprint(source, cls.name, config, version, incomplete)
     folder = parent / f"{cls.name}-{config}-{key}"
     if folder.is_dir():
-        return Prepared(builder(folder), folder)
+        return _opened(builder, folder)
     with writing(parent):
         if not folder.is_dir():  # another process may have made it meanwhile
             start = time.time()
@@ -93,7 +108,27 @@ def prepare(name: str, root: str, prepared: str, incomplete: str = "error") -> P
             _write(builder(draft), draft, root)
             draft.rename(folder)
             logging.info("Prepared %s in %s (%.1f s).", name, folder, time.time() - start)
-    return Prepared(builder(folder), folder)
+    return _opened(builder, folder)
+
+
+def _opened(builder: Callable[[pathlib.Path], TripletBuilder], folder: pathlib.Path) -> Prepared:
+    facts = folder / builder(folder / "unused").data_path.relative_to(folder / "unused")
+    with reading(folder):
+        # Without this file TFDS takes the folder for a data set without splits.
+        json.loads((facts / "dataset_info.json").read_text())
+        return Prepared(builder(folder), folder)
+
+
+@contextlib.contextmanager
+def reading(folder: pathlib.Path) -> Iterator[None]:
+    """Turns what damaged prepared files make their readers raise into a UserError."""
+    try:
+        yield
+    except DAMAGED as error:
+        raise UserError(
+            f"The prepared data in {folder} is damaged ({' '.join(str(error).split())}); delete "
+            "that folder, and the next start prepares it anew."
+        ) from error
 
 
 def _download(url: str, parent: pathlib.Path) -> pathlib.Path:

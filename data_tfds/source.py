@@ -2,14 +2,23 @@
 
 import dataclasses
 import hashlib
+import lzma
 import os
 import pathlib
+import stat
 import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Protocol
 
 from facenet_jax.places import is_remote
 from facenet_jax.types import UserError
+
+BROKEN = (
+    *(OSError, EOFError, RuntimeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
+"""What zipfile raises for an archive that is damaged, encrypted or packed in an unknown way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +68,8 @@ def fingerprint(source: Source, *facts: str) -> str:
     """16 hex digits that change with the source's place, with any of its files, or with `facts`."""
     digest = hashlib.sha256("\0".join([*facts, str(source.root)]).encode())
     for path, stamp in sorted(source.files.items()):
-        digest.update(f"\n{path}\0{stamp.size}\0{stamp.time_or_crc}".encode())
+        fields = f"\n{path}\0{stamp.size}\0{stamp.time_or_crc}"
+        digest.update(fields.encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 
@@ -77,15 +87,15 @@ class Tree:
             self._add(folder, (self.root / folder).stat())
         elif (self.root / folder).is_dir():
             with os.scandir(self.root / folder) as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        if _visible(entry.name):
-                            self._scan(f"{folder}/{entry.name}")
-                    elif _visible(entry.name):
-                        self._add(f"{folder}/{entry.name}", _stat(entry))
+                for entry in filter(lambda entry: _visible(entry.name), entries):
+                    found = _stat(entry)
+                    if stat.S_ISDIR(found.st_mode):
+                        self._scan(f"{folder}/{entry.name}")
+                    else:
+                        self._add(f"{folder}/{entry.name}", found)
 
-    def _add(self, path: str, stat: os.stat_result) -> None:
-        self.files[path] = Stamp(stat.st_size, stat.st_mtime_ns)
+    def _add(self, path: str, found: os.stat_result) -> None:
+        self.files[path] = Stamp(found.st_size, found.st_mtime_ns)
 
     def read(self, path: str) -> bytes:
         """Content of one file."""
@@ -96,7 +106,7 @@ class Tree:
 
     def where(self, path: str) -> str:
         """The path itself."""
-        return str(self.root / path)
+        return printable(str(self.root / path))
 
 
 class _Archive:
@@ -104,7 +114,7 @@ class _Archive:
     def open(cls, path: pathlib.Path, folders: Sequence[str]) -> "_Archive | None":
         try:
             archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except BROKEN as error:
             raise UserError(
                 f"{path} is neither a folder nor a whole zip archive ({error}); "
                 "download it again, or unpack it and give the folder."
@@ -135,13 +145,13 @@ class _Archive:
     def read(self, path: str) -> bytes:
         try:
             return self._archive.read(self._base + path)
-        except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+        except BROKEN as error:
             raise UserError(
                 f"{self.where(path)} cannot be read ({error}); download the archive again."
             ) from error
 
     def where(self, path: str) -> str:
-        return f"{self.root}: {self._base}{path}"
+        return printable(f"{self.root}: {self._base}{path}")
 
 
 def _base(root: pathlib.Path, candidates: Sequence[str], holds) -> str | None:
@@ -161,7 +171,26 @@ def _visible(name: str) -> bool:
 
 
 def _stat(entry: os.DirEntry) -> os.stat_result:
+    """What an entry is; a UserError for a dangling link, one to its own parents, and a pipe."""
+    where = printable(entry.path)
     try:
-        return entry.stat()
-    except OSError as error:  # a dangling link
-        raise UserError(f"{entry.path} cannot be read: {error.strerror}.") from error
+        found = entry.stat()
+    except OSError as error:
+        raise UserError(f"{where} cannot be read: {error.strerror}.") from error
+    if entry.is_symlink() and _leads_up(entry):
+        raise UserError(f"{where} is a link to a folder that it lies in; remove the link.")
+    if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
+        raise UserError(f"{where} is neither a file nor a folder; remove it.")
+    return found
+
+
+def _leads_up(link: os.DirEntry) -> bool:
+    inside = pathlib.Path(os.path.realpath(os.path.dirname(link.path)))
+    return inside.is_relative_to(os.path.realpath(link.path))
+
+
+def printable(text: str) -> str:
+    """The text on one line, with escapes for characters that cannot be printed."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )

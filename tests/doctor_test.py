@@ -80,7 +80,7 @@ def test_all_problems_are_found_in_one_pass(root):
         ("1 triplets are incomplete", "error", "0003_v4_n0_s003_004.jpg"),
         ("1 identities are in train and in test", "warning", "5"),
         ("1 triplets of the same name", "warning", "0005_v1_n1_s005_001.jpg"),
-        ("1 identities are no numbers", "error", "train/car"),
+        ("1 identities cannot be used", "error", "train/car"),
         ("1 names do not say", "error", "vehicle.jpg"),
         ("1 files belong to no triplet", "warning", "list.txt"),
         ("1 of 2 queries have no match under wmveid863/official", "warning", "0003_v1"),

@@ -37,11 +37,3 @@ def test_a_missing_set_ends_with_2_and_one_line(run, tmp_path):
     assert "Traceback" not in result.stderr
     assert "186Ep0YgHY0a8BQ1Z59HP1D2-kZazbH02" in result.stderr
     assert len(result.stderr.splitlines()) == 1
-
-
-def test_a_wrong_size_is_one_sentence(run, tmp_path):
-    result = run("--dataset", "wmveid863", "--root", tmp_path, "--image_size", "8x6")
-    assert (result.returncode, result.stderr) == (
-        1,
-        "--image_size 8x6 must be H,W, as in 256,128.\n",
-    )

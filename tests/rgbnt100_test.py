@@ -3,9 +3,7 @@ import pytest
 import trees
 from PIL import Image
 
-from data_tfds.prepare import prepare
 from facenet_jax import data, flare
-from facenet_jax.types import UserError
 
 
 @pytest.fixture
@@ -35,19 +33,3 @@ def test_the_tiles_of_a_strip_are_the_bands(dataset, root):
 
 def test_protocol(dataset):
     assert (dataset.protocol.name, dataset.protocol.junk) == ("rgbnt100/camera", "camera")
-
-
-@pytest.mark.parametrize("size", [(128, 512), (128, 1024), (100, 768)])
-def test_a_strip_of_another_size_is_refused(root, tmp_path, size):
-    path = root / "rgbir" / "query" / "0502_c0008_000.jpg"
-    trees.picture(0, size).save(path)
-    with pytest.raises(UserError, match=f"measures {size[1]} x {size[0]} pixels") as caught:
-        prepare("rgbnt100", str(root), str(tmp_path / "p"))
-    assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["-1_c0001_000.jpg", "0601_c0001_000.jpg", "0502_c0009_000.jpg"])
-def test_identities_and_cameras_out_of_range_are_refused(root, tmp_path, name):
-    trees.picture(0, (128, 768)).save(root / "rgbir" / "query" / name)
-    with pytest.raises(UserError, match="does not follow the naming"):
-        prepare("rgbnt100", str(root), str(tmp_path / "p"))

@@ -1,6 +1,4 @@
-import pathlib
 import shutil
-import zipfile
 
 import numpy as np
 import pytest
@@ -38,20 +36,6 @@ def test_a_missing_file_in_an_archive_is_named(root, tmp_path):
     path = shutil.make_archive(str(tmp_path / "set"), "zip", root)
     with pytest.raises(UserError, match=r"set\.zip: train/0002/ni/0002_v4_n0_s002_004\.jpg is mis"):
         prepare("wmveid863", path, str(tmp_path / "p"))
-
-
-def test_a_broken_archive_is_refused(archive, tmp_path):
-    content = pathlib.Path(archive).read_bytes()
-    cut, harmed = tmp_path / "cut.zip", tmp_path / "harmed.zip"
-    cut.write_bytes(content[:-40])
-    with pytest.raises(UserError, match="neither a folder nor a whole zip archive"):
-        prepare("wmveid863", str(cut), str(tmp_path / "p"))
-    with zipfile.ZipFile(archive) as whole:
-        member = next(info for info in whole.infolist() if info.filename.endswith(".jpg"))
-    middle = member.header_offset + 30 + len(member.filename) + member.compress_size // 2
-    harmed.write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
-    with pytest.raises(UserError, match=r"harmed\.zip: .*\.jpg cannot be read"):
-        prepare("wmveid863", str(harmed), str(tmp_path / "p"))
 
 
 def test_an_archive_of_something_else_is_a_missing_data_set(tmp_path):
