@@ -81,7 +81,8 @@ def evaluate(options: argparse.Namespace) -> dict:
     vectors = columns(query, bands, options.bands), columns(gallery, bands, options.bands)
     labels = [query.identity, gallery.identity]
     if options.protocol != "none":
-        labels += [known(file, options.protocol) for file in (query, gallery)]
+        check_protocol(options.protocol, query, gallery)
+        labels += [getattr(file, options.protocol) for file in (query, gallery)]
     if neighbours is None:
         ranking = metrics.per_query(*vectors, *labels)
     else:
@@ -206,16 +207,21 @@ def columns(file: Embeddings, bands: list[str], text: str | None) -> np.ndarray:
     return np.concatenate([file.embedding[:, slice(*span(file, band))] for band in bands], axis=1)
 
 
-def known(file: Embeddings, protocol: str) -> np.ndarray:
-    """The camera or scene of each row; UserError if it is unknown, that is, negative."""
-    group = getattr(file, protocol)
-    unknown = np.flatnonzero(group < 0)
-    if len(unknown):
-        raise UserError(
-            f"{file.path} has no {protocol} for {len(unknown)} rows, first for row {unknown[0]} "
-            f"({file.name[unknown[0]]}): --protocol {protocol} cannot tell their junk."
-        )
-    return group
+def check_protocol(protocol: str, *files: Embeddings):
+    """UserError if a file does not know the camera or scene, that is, has a negative one."""
+    for file in files:
+        unknown = np.flatnonzero(getattr(file, protocol) < 0)
+        if len(unknown):
+            fits = [
+                name
+                for name in PROTOCOLS
+                if name == "none" or all((getattr(other, name) >= 0).all() for other in files)
+            ]
+            raise UserError(
+                f"{file.path} has no {protocol} for {len(unknown)} rows, first for row "
+                f"{unknown[0]} ({file.name[unknown[0]]}), so --protocol {protocol} does not belong "
+                f"to this data; {' and '.join(fits)} would."
+            )
 
 
 def table(scores: dict) -> str:
@@ -225,15 +231,16 @@ def table(scores: dict) -> str:
         title += ", re-ranked with " + ", ".join(f"{k} {v}" for k, v in scores["rerank"].items())
     lines = [
         f"{title}, gallery {scores['gallery']}",
-        "queries   mAP  mINP    R1    R5   R10   R20  valid of queries",
+        "queries   mAP  mINP    R1    R5   R10   R20    valid  skipped",
     ]
     for name, row in (("all", scores), *((key, scores[key]) for key in ("clean", "flared"))):
         if row is None:
             lines.append(f"{name:7}   no query with a match")
             continue
         cells = [row["mAP"], row["mINP"], *row["cmc"].values()]
-        counts = f"{row['valid_queries']} of {row['queries']}"
-        lines.append(f"{name:7}" + "".join(f"{100 * cell:6.1f}" for cell in cells) + f"  {counts}")
+        skipped = row["queries"] - row["valid_queries"]
+        shown = "".join(f"{100 * cell:6.1f}" for cell in cells)
+        lines.append(f"{name:7}{shown}{row['valid_queries']:9}{skipped:9}")
     return "\n".join(lines)
 
 

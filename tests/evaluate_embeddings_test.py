@@ -119,11 +119,11 @@ def test_table(files, capsys):
     assert evaluate_embeddings.main([*files({"flare": no_flare}), "--protocol", "camera"]) == 0
     title, head, total, clean, flared = capsys.readouterr().out.splitlines()
     assert title == "protocol camera, bands visible + near_infrared + thermal, gallery 80"
-    assert " ".join(head.split()) == "queries mAP mINP R1 R5 R10 R20 valid of queries"
+    assert head.split() == ["queries", "mAP", "mINP", "R1", "R5", "R10", "R20", "valid", "skipped"]
     score = expected("camera").metrics()
     cells = [score["mAP"], score["mINP"], *score["cmc"].values()]
     assert total.split()[1:7] == [f"{100 * cell:.1f}" for cell in cells]
-    assert total.endswith("30 of 30")
+    assert total.split()[7:] == ["30", "0"]
     assert clean.split()[1:] == total.split()[1:]
     assert " ".join(flared.split()) == "flared no query with a match"
 
@@ -158,7 +158,8 @@ BAD_ARRAYS = {
     "no scene": (
         "scene",
         np.where(np.arange(30) < 4, 1, -1),
-        "26 rows, first for row 4 (sample-4)",
+        "26 rows, first for row 4 (sample-4), so --protocol scene does not belong to this data; "
+        "camera and none would",
     ),
     "no match": ("identity", np.arange(30) + 90, "None of the 30 queries has a match"),
     "empty": ("embedding", np.ones((0, 12), np.float32), "array identity .* not integer [0]"),
@@ -244,3 +245,21 @@ def test_as_a_command(files):
     failed = subprocess.run([*command, "view"], cwd=ROOT, capture_output=True, text=True)
     assert failed.returncode == 1
     assert failed.stderr.startswith("--protocol view")
+
+
+def test_skipped_queries_are_counted(files, capsys):
+    """Three queries of an identity that the gallery does not have."""
+    identity = np.where(np.arange(30) < 3, 77, arrays(0, 30)["identity"])
+    assert evaluate_embeddings.main([*files({"identity": identity}), "--protocol", "scene"]) == 0
+    title, _, total, *_ = capsys.readouterr().out.splitlines()
+    assert title.startswith("protocol scene, ")
+    assert total.split()[7:] == ["27", "3"]
+
+
+def test_without_camera_and_scene_only_none_belongs_to_the_data(files, capsys):
+    nothing = {label: np.full(30, -1) for label in ("camera", "scene")}
+    options = files(nothing)
+    for protocol in ("camera", "scene"):
+        assert evaluate_embeddings.main([*options, "--protocol", protocol]) == 1
+        assert "does not belong to this data; none would." in capsys.readouterr().err
+    assert evaluate_embeddings.main([*options, "--protocol", "none"]) == 0

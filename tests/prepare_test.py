@@ -6,6 +6,9 @@ import sys
 import pytest
 import trees
 
+from data_tfds.prepare import lookup
+from facenet_jax.types import UserError
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -37,3 +40,44 @@ def test_a_missing_set_ends_with_2_and_one_line(run, tmp_path):
     assert "Traceback" not in result.stderr
     assert "186Ep0YgHY0a8BQ1Z59HP1D2-kZazbH02" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "junk"),
+    [
+        ("wmveid863/official", "camera"),
+        ("wmveid863/clean", "camera"),
+        ("rgbnt100/camera", "camera"),
+        ("msvr310/scene", "scene"),
+        ("rgbnt201/camera", "camera"),
+        ("rendered/camera", "camera"),
+        ("folder/camera", "camera"),
+        ("folder/scene", "scene"),
+        ("folder/none", "none"),
+    ],
+)
+def test_a_data_set_is_found_under_the_name_of_its_protocol(name, junk):
+    builder, config = lookup(name)
+    (protocol,) = (c.protocol for c in builder.BUILDER_CONFIGS if c.name == config)
+    assert (protocol.name, protocol.junk) == (name, junk)
+
+
+@pytest.mark.parametrize("name", ["wmveid863", "rendered", "rgbnt100", "msvr310", "rgbnt201"])
+def test_a_name_alone_means_the_protocol_of_the_published_scores(name):
+    of = {"wmveid863": "official", "msvr310": "scene"}.get(name, "camera")
+    assert lookup(name) == lookup(f"{name}/{of}")
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("rgbnt100/scene", "it has rgbnt100/camera."),
+        ("msvr310/camera", "it has msvr310/scene."),
+        ("wmveid863/scene", "it has wmveid863/official, wmveid863/clean."),
+        ("folder/view", "it has folder/camera, folder/scene, folder/none."),
+    ],
+)
+def test_a_protocol_that_does_not_belong_to_the_data_is_refused(name, own):
+    with pytest.raises(UserError) as caught:
+        lookup(name)
+    assert str(caught.value).endswith(own)
