@@ -127,7 +127,10 @@ def test_xla_counts_a_few_per_cent_more(changes):
     c = tiny.config(**{f"model__{name}": value for name, value in shape.items()} | changes)
     trainer = tiny.Trainer(c)
     step, arguments = step_of(trainer)
-    xla = jax.jit(step).lower(*arguments).compile().cost_analysis()["flops"]
+    lowered = jax.jit(step).lower(*arguments)
+    xla = lowered.compile().cost_analysis()["flops"]
+    # scripts/benchmark.py takes the count before optimisation, which needs no second compilation.
+    np.testing.assert_allclose(lowered.cost_analysis()["flops"], xla, rtol=0.02)
     assert 1.02 * own(trainer) < xla < 1.07 * own(trainer)
 
     batch = jnp.arange(8, dtype=jnp.int32)
