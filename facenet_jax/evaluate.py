@@ -14,6 +14,7 @@ from absl import logging
 from facenet_jax import baselines, metrics
 from facenet_jax.checkpoint import Checkpoints
 from facenet_jax.data import Split
+from facenet_jax.mesh import whole
 from facenet_jax.places import Place, write_bytes
 from facenet_jax.run import (
     Run,
@@ -65,6 +66,8 @@ def validation_probe(run: Run) -> Probe | None:
 def embed(run: Run, state: State, probe: Probe, bands: tuple[str, ...] = BANDS) -> Embedded:
     """Embeddings float32 of (query [Q, E], gallery [G, E]) from the named bands alone."""
     variables = {"params": state.params, **state.collections}
+    if run.config.train.shard_state:  # once for all batches, and no activation has to travel
+        variables = whole(variables, run.mesh)
     extract, batch = make_extract(run.model, run.mesh, bands), run.config.evaluate.batch
     total = len(probe.query) + len(probe.gallery)
     row = np.arange(-(-total // batch) * batch, dtype=np.int32).reshape(-1, batch)

@@ -45,16 +45,7 @@ def batch_hard_triplet(
     release's mean over the batch.
     """
     features = features.astype(jnp.float32)
-    same = labels[:, None] == labels[None, :]
-    positive = same & ~jnp.eye(labels.shape[0], dtype=bool)
-    valid = positive.any(axis=1) & ~same.all(axis=1)
-
-    # Mining needs no gradient, and a distance that sums squared differences, not a Gram matrix,
-    # loses no digits to cancellation. Only the two mined distances per anchor are differentiated.
-    fixed = jax.lax.stop_gradient(features)
-    squared = jnp.sum(jnp.square(fixed[:, None, :] - fixed[None, :, :]), axis=-1)
-    farthest = jnp.argmax(jnp.where(positive, squared, -jnp.inf), axis=1)
-    nearest = jnp.argmin(jnp.where(same, jnp.inf, squared), axis=1)
+    farthest, nearest, valid = hardest(features, labels)
     to_positive = _distance(features, features[farthest])
     to_negative = _distance(features, features[nearest])
 
@@ -62,6 +53,23 @@ def batch_hard_triplet(
     loss = jax.nn.softplus(gap) if margin is None else jnp.maximum(0.0, margin + gap)
     loss = jnp.where(valid, loss, 0.0)
     return jnp.sum(loss) / jnp.maximum(jnp.sum(valid, dtype=jnp.float32), 1.0)
+
+
+def hardest(features: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """For each anchor: its hardest positive and negative, rows int32 [B], and whether it is valid.
+
+    Of features [B, D] and labels [B]; see `batch_hard_triplet`. Where an anchor is not valid the
+    rows mean nothing.
+    """
+    same = labels[:, None] == labels[None, :]
+    positive = same & ~jnp.eye(labels.shape[0], dtype=bool)
+    # Mining needs no gradient, and a distance that sums squared differences, not a Gram matrix,
+    # loses no digits to cancellation. Only the two mined distances per anchor are differentiated.
+    fixed = jax.lax.stop_gradient(features.astype(jnp.float32))
+    squared = jnp.sum(jnp.square(fixed[:, None, :] - fixed[None, :, :]), axis=-1)
+    farthest = jnp.argmax(jnp.where(positive, squared, -jnp.inf), axis=1)
+    nearest = jnp.argmin(jnp.where(same, jnp.inf, squared), axis=1)
+    return farthest, nearest, positive.any(axis=1) & ~same.all(axis=1)
 
 
 def kl_divergence(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:

@@ -180,7 +180,7 @@ def train_step(
         return total, (terms, changed)
 
     grad_fn = jax.value_and_grad(objective, has_aux=True)
-    (total, (terms, changed)), gradients = grad_fn(state.params)
+    (total, (terms, changed)), gradients = grad_fn(gathered(state.params, config, mesh))
     gradients = held(gradients, config, mesh)
     directions, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     rates = schedule.rates[step]
@@ -200,12 +200,22 @@ def train_step(
 def state_sharding(state: State, config: ml_collections.ConfigDict, mesh: Mesh) -> State:
     """How a state, or a part of one, lies on the devices: whole, or divided by `train.shard_state`.
 
-    Dividing is a matter of shapes alone, outside the model; every leaf is gathered where a step
-    uses it. Takes arrays or shapes and gives shardings.
+    Dividing is a matter of shapes alone, outside the model. Takes arrays or shapes and gives
+    shardings.
     """
     if config.train.shard_state:
         return divided(state, mesh, config.train.shard_above)
     return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), state)
+
+
+def gathered(params: Any, config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
+    """`params` whole on every device for the length of a step, inside jit.
+
+    Left to itself the partitioner moves activations of the whole batch to the divided parameters.
+    """
+    if not config.train.shard_state:
+        return params
+    return jax.lax.with_sharding_constraint(params, NamedSharding(mesh, PartitionSpec()))
 
 
 def held(tree: Any, config: ml_collections.ConfigDict, mesh: Mesh) -> Any:

@@ -1,5 +1,6 @@
 """The number of devices and processes changes no loss, and no activation travels between them."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -12,7 +13,9 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from jax.sharding import PartitionSpec as P
 
+from facenet_jax import augment, losses, mesh, step
 from facenet_jax.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -23,15 +26,21 @@ PLAIN = ("loss", "loss_id", "loss_triplet", "loss_mc")
 LOSSES = (*PLAIN, "loss_mask_kl")
 
 
+DIVIDED = {"train__shard_state": True, "train__shard_above": 256}
+
+
 @functools.cache
-def trainer(devices):
+def trainer(devices, divided=False):
     """Drop path and augmentation are on; random erasing too, which draws the most."""
-    return tiny.Trainer(tiny.config(augment__erase=0.5, model__drop_path=0.3), devices)
+    more = DIVIDED if divided else {}
+    config = tiny.config(augment__erase=0.5, model__drop_path=0.3, **more)
+    return tiny.Trainer(config, devices)
 
 
 @functools.cache
-def losses(devices):
-    return trainer(devices).run(STEPS)[1]
+def run(devices, divided=False):
+    """(state, losses) after the steps that are compared."""
+    return trainer(devices, divided).run(STEPS)
 
 
 def assert_close(others, ours, names=LOSSES):
@@ -41,20 +50,75 @@ def assert_close(others, ours, names=LOSSES):
         assert error.max() < 1e-5, name
 
 
-def test_eight_devices_give_the_losses_of_one():
-    assert_close(losses(8), losses(1))
+@pytest.mark.parametrize(("devices", "divided"), [(2, False), (4, False), (8, False), (4, True)])
+def test_any_number_of_devices_gives_the_losses_of_one(devices, divided):
+    """And the running statistics of BatchNorm, which are those of the whole batch."""
+    (state, losses), (one, expected) = run(devices, divided), run(1)
+    assert_close(losses, expected)
+    for ours, theirs in zip(
+        *map(jax.tree.leaves, (state.collections, one.collections)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
 
 
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
-    """Saved on eight devices after five steps, finished on one."""
+@pytest.mark.parametrize(("devices", "divided"), [(2, False), (4, False), (8, False), (4, True)])
+def test_any_number_of_devices_mines_the_same_triplets(devices, divided):
+    """And gives the same embeddings, from one state."""
+    mined, embedded = mine(devices, divided), extract(devices, divided)
+    jax.tree.map(np.testing.assert_array_equal, mined, mine(1))
+    np.testing.assert_allclose(embedded, extract(1), rtol=1e-5, atol=1e-6)
+
+
+@functools.cache
+def mine(devices, divided=False):
+    """The hardest samples in each band of a training batch split over the devices."""
+    t = trainer(devices, divided)
+
+    def hardest(state):
+        images, batch = step.gather(t.data, t.schedule.rows[3], 3, t.mesh)
+        batch = dataclasses.replace(batch, images=augment.normalise(images))
+        variables = {"params": state.params, **state.collections}
+        key = jax.random.key(0)
+        outputs, _ = t.model.apply(variables, batch, train=True, progress=0.0, key=key)
+        return {name: losses.hardest(x, batch.identity) for name, x in outputs.features.items()}
+
+    return jax.tree.map(np.asarray, jax.jit(hardest)(t.start()))
+
+
+@functools.cache
+def extract(devices, divided=False):
+    t = trainer(devices, divided)
+    state = t.start()
+    variables = mesh.whole({"params": state.params, **state.collections}, t.mesh)
+    rows = np.arange(16, dtype=np.int32)
+    return np.asarray(step.make_extract(t.model, t.mesh)(variables, t.data, rows, rows < 15))
+
+
+def test_a_divided_state_is_divided():
+    """All large arrays, those of the optimiser too."""
+    state, _ = run(4, divided=True)
+    for leaf in jax.tree.leaves(state):
+        pieces = 4 if leaf.size >= 256 else 1
+        assert leaf.addressable_shards[0].data.size == leaf.size // pieces, leaf.shape
+    # Along the longest axis, never that of the stacked bands or layers.
+    assert state.params["trunk"]["blocks"]["fc1"]["kernel"].sharding.spec == P(
+        None, None, None, "data"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [((8, False), (1, False)), ((4, True), (2, True)), ((4, False), (2, True))]
+)
+def test_a_run_goes_on_with_another_number_of_devices(before, after, tmp_path):
+    """Saved after five steps, finished on fewer devices, divided or not."""
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(5, trainer(8).run(5)[0])
+    checkpoints.save(5, trainer(*before).run(5)[0])
     checkpoints.wait()
-    state = checkpoints.restore(5, trainer(1).start())
+    state = checkpoints.restore(5, trainer(*after).start())
     checkpoints.close()
-    assert {leaf.sharding.num_devices for leaf in jax.tree.leaves(state)} == {1}
-    _, scalars = trainer(1).run(5, state)
-    assert_close(scalars, {name: losses(1)[name][5:] for name in LOSSES})
+    assert {leaf.sharding.num_devices for leaf in jax.tree.leaves(state)} == {after[0]}
+    _, scalars = trainer(*after).run(5, state)
+    assert_close(scalars, {name: run(1)[1][name][5:] for name in LOSSES})
 
 
 def shapes(text, collective):
@@ -68,22 +132,48 @@ def shapes(text, collective):
     return found
 
 
+def collectives(devices, divided):
+    """({kind: sizes}, sizes of the parameters, the largest feature or logit) of a training step."""
+    t = trainer(devices, divided)
+    text = t.chunk.lower(t.start(), t.data, t.schedule, t.count(3)).compile().as_text()
+    sizes = {
+        kind: [math.prod(shape) for shape in shapes(text, kind)]
+        for kind in (
+            "all-gather",
+            "all-reduce",
+            "reduce-scatter",
+            "all-to-all",
+            "collective-permute",
+        )
+    }
+    parameters = [leaf.size for leaf in jax.tree.leaves(t.start().params)]
+    batch = t.schedule.rows.shape[-1]
+    return sizes, parameters, 3 * batch * max(t.config.model.width, tiny.IDENTITIES)
+
+
 def test_only_features_and_logits_are_gathered():
     """An all-gather of images, tokens or parameters would be larger than any of these."""
-    run = trainer(8)
-    text = run.chunk.lower(run.start(), run.data, run.schedule, run.count(3)).compile().as_text()
-    batch = run.schedule.rows.shape[-1]
-    width = run.config.model.width
-    largest = 3 * batch * max(width, tiny.IDENTITIES)
-    gathered = shapes(text, "all-gather")
-    assert gathered, "no all-gather at all: does the triplet loss see the whole batch?"
-    assert max(math.prod(shape) for shape in gathered) <= largest, gathered
-    assert not shapes(text, "all-to-all")
+    sizes, parameters, largest = collectives(8, divided=False)
+    assert sizes["all-gather"], "no all-gather at all: does the triplet loss see the whole batch?"
+    assert max(sizes["all-gather"]) <= largest
+    assert not sizes["all-to-all"]
+    assert not sizes["collective-permute"]
     # What is summed are gradients, each once, and a few scalars and statistics.
-    parameters = [leaf.size for leaf in jax.tree.leaves(run.start().params)]
-    reduced = [math.prod(shape) for shape in shapes(text, "all-reduce")]
+    reduced = sizes["all-reduce"]
     assert max(reduced) <= max(parameters)
     assert 0.9 * sum(parameters) < sum(reduced) < 1.1 * sum(parameters)
+
+
+def test_divided_parameters_are_gathered_once_and_no_activation_is():
+    sizes, parameters, largest = collectives(8, divided=True)
+    large = sum(size for size in parameters if size >= 256)
+    moved = [size for size in sizes["all-gather"] if size > largest]
+    assert set(moved) <= set(parameters)
+    assert sum(sizes["all-gather"]) < 1.1 * large + 20 * largest
+    summed = sizes["all-reduce"] + [8 * size for size in sizes["reduce-scatter"]]
+    assert 0.9 * sum(parameters) < sum(summed) < 1.1 * sum(parameters)
+    assert max(summed) <= max(parameters)
+    assert not sizes["all-to-all"]
 
 
 @pytest.fixture(scope="module")

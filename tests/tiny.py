@@ -15,7 +15,7 @@ from PIL import Image
 from configs import common
 from facenet_jax import mesh as meshes
 from facenet_jax import models, optim, sampler
-from facenet_jax.step import Resident, Schedule, State, make_chunk
+from facenet_jax.step import Resident, Schedule, State, make_chunk, state_sharding
 from facenet_jax.types import Batch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -115,7 +115,7 @@ class Trainer:
         collections = variables(self.model)
         params = collections.pop("params")
         state = State(np.int32(0), params, collections, self.optimizer.init(params))
-        return meshes.replicate(state, self.mesh)
+        return meshes.put(state, state_sharding(state, self.config, self.mesh))
 
     def count(self, steps: int) -> jax.Array:
         """A number of steps, on the devices."""
