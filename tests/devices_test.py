@@ -205,11 +205,13 @@ def by_name(folder):
 
 
 def start_pair(place):
-    """Two processes of two devices each, on one run."""
+    """Two processes of two devices each, on one run; images stream and the state is divided."""
     with socket.socket() as server:
         server.bind(("localhost", 0))
         port = server.getsockname()[1]
     several = [f"--coordinator=localhost:{port}", "--processes=2"]
+    several += ["--config.data.resident=never", "--config.train.shard_state"]
+    several += ["--config.train.shard_above=256"]
     return [
         subprocess.Popen(
             tiny.command(*options(place, "two"), *several, f"--process_id={i}"),
