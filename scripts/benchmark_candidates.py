@@ -1,0 +1,192 @@
+"""Each candidate for the fast path against what it would replace, in turns, as ratios of times.
+
+python scripts/benchmark_candidates.py [--rounds 7] [--steps 2]
+    [--variant Ti] [--image_size 128 64] [--batch 4 2]
+
+Every round runs all of them once, so that a machine whose speed wanders does not favour one. The
+first line is the base: float32, a plain loop over layers, no rematerialisation.
+"""
+
+import argparse
+import dataclasses
+import functools
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import wmveid863
+from facenet_jax import measure, synthetic
+from facenet_jax.models import vit
+from facenet_jax.models.layers import Block, Dense
+from facenet_jax.run import on_devices
+
+MODEL = {
+    "base": {},
+    "dtype bfloat16": {"dtype": "bfloat16"},
+    "unroll 2": {"unroll": 2},
+    "unroll all": {"unroll": 0},
+    "remat dots": {"remat": "dots"},
+    "remat full": {"remat": "full"},
+}
+"""Changes of config.model, one candidate each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """Something to time, and what is known of it from compiling."""
+
+    call: Callable[[], Any]
+    compile_seconds: float | None = None
+    temporaries: int | None = None  # bytes
+
+
+def main() -> None:
+    """Print one line for each candidate."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=2, help="training steps of a call")
+    parser.add_argument("--variant", default="Ti", choices=vit.VARIANTS)
+    parser.add_argument("--image_size", type=int, nargs=2, default=(128, 64), metavar=("H", "W"))
+    parser.add_argument("--batch", type=int, nargs=2, default=(4, 2), metavar=("P", "K"))
+    options = parser.parse_args()
+    candidates = {name: trained(options, changes) for name, changes in MODEL.items()}
+    compare("training steps", candidates, options.rounds)
+    compare("20 steps", dispatches(options), options.rounds)
+    donation(options)
+    for title, parts in (("last block", blocks(options)), ("q, k, v", projections(options))):
+        compare(title, parts, 4 * options.rounds)
+
+
+def config_of(options: argparse.Namespace, changes: dict[str, Any]):
+    """WMVeID863's recipe in the size that `options` say."""
+    c = wmveid863.get_config()
+    c.data.image_size = tuple(options.image_size)
+    c.model.update({"variant": options.variant, "dtype": "float32"} | changes)
+    c.train.identities_per_batch, c.train.samples_per_identity = options.batch
+    return c
+
+
+def trained(options: argparse.Namespace, changes: dict[str, Any]) -> Candidate:
+    """A call of `options.steps` training steps."""
+    training, data = compiled(options, changes, options.steps)
+    temporaries = training.program.memory_analysis().temp_size_in_bytes
+    call = functools.partial(training.steps, options.steps, lambda _: data)
+    return Candidate(call, training.compile_seconds, temporaries)
+
+
+def dispatches(options: argparse.Namespace) -> dict[str, Candidate]:
+    """The same 20 steps by one call of a program and by 20."""
+    training, data = compiled(options, {}, 20)
+
+    def call(times: int) -> jax.Array:
+        for _ in range(times):
+            loss = training.steps(20 // times, lambda _: data)
+        return loss
+
+    return {
+        "1 dispatch": Candidate(lambda: call(1)),
+        "20 dispatches": Candidate(lambda: call(20)),
+    }
+
+
+def compiled(options: argparse.Namespace, changes: dict[str, Any], steps: int) -> tuple:
+    """(the compiled training, its data)."""
+    config = config_of(options, changes)
+    config.train.steps_per_dispatch = steps
+    run = synthetic.run(config, 1000 * steps, train=True, test=False)
+    data = on_devices(run, run.dataset.train)
+    return measure.Training(run, data), data
+
+
+def compare(title: str, candidates: dict[str, Candidate], rounds: int) -> None:
+    """Time all in turns; print each one's time as a ratio to the first's, round by round."""
+    seconds = {name: [] for name in candidates}
+    for i in range(rounds + 1):
+        for name, candidate in candidates.items():
+            (taken,) = measure.timed(candidate.call, 1)
+            if i:  # the first round warms up
+                seconds[name].append(taken)
+    first = np.array(next(iter(seconds.values())))
+    print(f"\n{title}, {rounds} rounds: time relative to the first, quartiles", flush=True)
+    for name, taken in seconds.items():
+        low, middle, high = np.quantile(np.array(taken) / first, (0.25, 0.5, 0.75))
+        line = f"{name:16}{middle:6.2f}  {low:.2f} to {high:.2f}  {1e3 * np.median(taken):9.2f} ms"
+        candidate = candidates[name]
+        if candidate.compile_seconds:
+            line += f"  compiled in {candidate.compile_seconds:5.1f} s"
+            line += f"  temporaries {candidate.temporaries / 2**20:7.1f} MiB"
+        print(line, flush=True)
+
+
+def donation(options) -> None:
+    """Print what a step holds with its state given away, and with both states kept."""
+    training, _ = compiled(options, {}, 1)
+    run = training.run
+    arguments = (training.state, training.reads, training.schedule, np.int32(1))
+    chunk = measure.make_chunk(run.model, run.optimizer, run.config, run.mesh)
+    for name, jitted in (("donated", chunk), ("kept", jax.jit(chunk.__wrapped__))):
+        holds = jitted.lower(*arguments).compile().memory_analysis()
+        new = holds.output_size_in_bytes - holds.alias_size_in_bytes + holds.temp_size_in_bytes
+        print(f"state {name:10} {new / 2**20:8.1f} MiB beside the arguments", flush=True)
+
+
+def differentiated(function: Callable, *arguments: Any) -> Candidate:
+    """The value and all gradients of a function's sum, compiled."""
+    start = time.perf_counter()
+    gradient = jax.grad(lambda *a: jnp.sum(function(*a)), argnums=tuple(range(len(arguments))))
+    program = jax.jit(gradient).lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    temporaries = program.memory_analysis().temp_size_in_bytes
+    return Candidate(lambda: program(*arguments), seconds, temporaries)
+
+
+def tokens(options) -> tuple[jax.Array, dict[str, int]]:
+    """(tokens [B, T, D] of one band, the variant's size)."""
+    size = vit.VARIANTS[options.variant]
+    rows, columns = vit.grid(options.image_size, 16, 16)
+    shape = (options.batch[0] * options.batch[1], 1 + rows * columns, size["width"])
+    return jax.random.normal(jax.random.key(0), shape), size
+
+
+def blocks(options) -> dict[str, Candidate]:
+    """A last block of which all is computed, or the class token alone."""
+    x, size = tokens(options)
+    found = {}
+    for name, alone in (("whole", False), ("class token", True)):
+        block = Block(size["heads"], False, jnp.float32, "xla", class_only=alone)
+        params = block.init(jax.random.key(0), x, 0.0, False)
+
+        def apply(params, x, block=block):
+            return block.apply(params, x, 0.0, False)[:, :1]
+
+        found[name] = differentiated(apply, params, x)
+    return found
+
+
+def projections(options) -> dict[str, Candidate]:
+    """q, k and v by one product of three times the width, or by three."""
+    x, size = tokens(options)
+    width = size["width"]
+    params = Dense(3 * width).init(jax.random.key(0), x)
+
+    def fused(params, x):
+        return jnp.square(Dense(3 * width).apply(params, x))
+
+    def three(params, x):
+        parts = [slice(i * width, (i + 1) * width) for i in range(3)]
+        return sum(jnp.square(Dense(3 * width).apply(params, x, part)) for part in parts)
+
+    return {"fused": differentiated(fused, params, x), "three": differentiated(three, params, x)}
+
+
+if __name__ == "__main__":
+    main()
