@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import math
-import re
 import signal
 import socket
 import subprocess
@@ -15,7 +13,7 @@ import pytest
 import tiny
 from jax.sharding import PartitionSpec as P
 
-from facenet_jax import augment, losses, mesh, step
+from facenet_jax import augment, losses, mesh, program, step
 from facenet_jax.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -121,31 +119,12 @@ def test_a_run_goes_on_with_another_number_of_devices(before, after, tmp_path):
     assert_close(scalars, {name: run(1)[1][name][5:] for name in LOSSES})
 
 
-def shapes(text, collective):
-    """The shapes of all arrays that a kind of collective gives in a compiled program."""
-    found = []
-    for line in text.splitlines():
-        left, _, right = line.partition(f" {collective}")
-        if right.startswith(("(", "-start(")) and " = " in left:
-            dims = re.findall(r"\w+\[([\d,]*)\]", left.split(" = ")[1])
-            found += [tuple(int(d) for d in dim.split(",") if d) for dim in dims]
-    return found
-
-
-def collectives(devices, divided):
+def moved(devices, divided):
     """({kind: sizes}, sizes of the parameters, the largest feature or logit) of a training step."""
     t = trainer(devices, divided)
     text = t.chunk.lower(t.start(), t.data, t.schedule, t.count(3)).compile().as_text()
-    sizes = {
-        kind: [math.prod(shape) for shape in shapes(text, kind)]
-        for kind in (
-            "all-gather",
-            "all-reduce",
-            "reduce-scatter",
-            "all-to-all",
-            "collective-permute",
-        )
-    }
+    found = program.collectives(text)
+    sizes = {kind: [x.size for x in found if x.kind == kind] for kind in program.KINDS}
     parameters = [leaf.size for leaf in jax.tree.leaves(t.start().params)]
     batch = t.schedule.rows.shape[-1]
     return sizes, parameters, 3 * batch * max(t.config.model.width, tiny.IDENTITIES)
@@ -153,7 +132,7 @@ def collectives(devices, divided):
 
 def test_only_features_and_logits_are_gathered():
     """An all-gather of images, tokens or parameters would be larger than any of these."""
-    sizes, parameters, largest = collectives(8, divided=False)
+    sizes, parameters, largest = moved(8, divided=False)
     assert sizes["all-gather"], "no all-gather at all: does the triplet loss see the whole batch?"
     assert max(sizes["all-gather"]) <= largest
     assert not sizes["all-to-all"]
@@ -165,10 +144,9 @@ def test_only_features_and_logits_are_gathered():
 
 
 def test_divided_parameters_are_gathered_once_and_no_activation_is():
-    sizes, parameters, largest = collectives(8, divided=True)
+    sizes, parameters, largest = moved(8, divided=True)
     large = sum(size for size in parameters if size >= 256)
-    moved = [size for size in sizes["all-gather"] if size > largest]
-    assert set(moved) <= set(parameters)
+    assert {size for size in sizes["all-gather"] if size > largest} <= set(parameters)
     assert sum(sizes["all-gather"]) < 1.1 * large + 20 * largest
     summed = sizes["all-reduce"] + [8 * size for size in sizes["reduce-scatter"]]
     assert 0.9 * sum(parameters) < sum(summed) < 1.1 * sum(parameters)
