@@ -91,9 +91,9 @@ def examine(name: str, root: str, incomplete: str = "error") -> Report:
         *_images(source, pixels),
         *_sizes(listing, pixels),
         *_across(listing, builder),
-        *_duplicates(listing, pixels),
+        *_duplicates(splits, pixels),
         *_unmatched(splits, builder),
-        *_relatives(listing, builder),
+        *_relatives(splits, builder),
     ]
     return Report(
         dataset=name,
@@ -236,10 +236,10 @@ def _across(listing: Listing, builder: TripletBuilder) -> Iterator[Finding]:
         yield Finding("warning", what, does, tuple(name for _, name in sorted(names)))
 
 
-def _duplicates(listing: Listing, pixels: dict[str, Pixels]) -> Iterator[Finding]:
+def _duplicates(splits: dict[str, list[Triplet]], pixels: dict[str, Pixels]) -> Iterator[Finding]:
     """Equal files in train and test, and under two names of one split."""
     places = collections.defaultdict(list)
-    for split, found in listing.splits.items():
+    for split, found in splits.items():
         for triplet in found:
             for file in triplet.files:
                 places[pixels[file].digest].append((split, file))
@@ -279,7 +279,7 @@ def _unmatched(splits: dict[str, list[Triplet]], builder: TripletBuilder) -> Ite
                 yield Finding("warning", what, does, names)
 
 
-def _relatives(listing: Listing, builder: TripletBuilder) -> Iterator[Finding]:
+def _relatives(splits: dict[str, list[Triplet]], builder: TripletBuilder) -> Iterator[Finding]:
     """WMVeID863 contains MSVR310: its triplets of night digit 9 and scenes 0 to 30."""
     rule = "a model trained on one set may not be scored on the other"
     if builder.name == "msvr310":
@@ -287,7 +287,7 @@ def _relatives(listing: Listing, builder: TripletBuilder) -> Iterator[Finding]:
     if builder.name == "wmveid863" and builder.builder_config.name != "rendered":
         shared = {
             split: sum(t.night == 9 and 0 <= t.scene <= 30 for t in found)
-            for split, found in listing.splits.items()
+            for split, found in splits.items()
         }
         if any(shared.values()):
             counts = ", ".join(f"{count} of {split}" for split, count in shared.items())
