@@ -14,15 +14,16 @@ from facenet_jax.types import UserError
 
 
 def serve(connection: Connection, make: Callable[..., Any], *arguments: Any) -> None:
-    """A child process: makes one side, then calls its methods as asked, with the seconds taken."""
+    """A child process: makes one side, then calls its methods as asked, with the time taken."""
     try:
         side = make(*arguments)
-        connection.send((0.0, None))
+        connection.send((0.0, 0.0, None))
         while request := connection.recv():
             name, *values = request
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             result = getattr(side, name)(*values)
-            connection.send((time.perf_counter() - start, result))
+            seconds, busy = time.perf_counter() - start, time.process_time() - busy
+            connection.send((seconds, busy, result))
     except UserError as error:
         connection.send(error)
 
@@ -41,8 +42,8 @@ class Side:
         end.close()
         self.receive()
 
-    def receive(self) -> tuple[float, Any]:
-        """(seconds, result) of what was asked."""
+    def receive(self) -> tuple[float, float, Any]:
+        """(seconds, those that the CPU worked for it, result) of what was asked."""
         try:
             answer = self.connection.recv()
         except EOFError:
@@ -55,8 +56,8 @@ class Side:
             raise answer
         return answer
 
-    def ask(self, *request: Any) -> tuple[float, Any]:
-        """(seconds, result) of a method by name."""
+    def ask(self, *request: Any) -> tuple[float, float, Any]:
+        """(seconds, those that the CPU worked for it, result) of a method by name."""
         self.connection.send(request)
         return self.receive()
 

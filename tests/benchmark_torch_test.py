@@ -59,8 +59,8 @@ class Counter:
 
 def test_a_side_keeps_its_state_between_turns():
     sides = [turns.Side("a", Counter, 1), turns.Side("b", Counter, 10)]
-    assert [side.ask("add", 1)[1] for side in sides] == [2, 11]
-    assert [side.ask("add", 1)[1] for side in sides] == [3, 12]
+    assert [side.ask("add", 1)[-1] for side in sides] == [2, 11]
+    assert [side.ask("add", 1)[-1] for side in sides] == [3, 12]
     assert sides[0].ask("add", 0)[0] < 1
     with pytest.raises(UserError, match=r"process of b ended with exit code 7"):
         sides[1].ask("add", 1000)
