@@ -146,13 +146,16 @@ def measured(file: str, row: dict[str, int], options: list[str]) -> dict[str, An
 
 
 def benchmark(file: str, what: str, options: list[str]) -> dict[str, Any]:
-    """The result of scripts/benchmark.py in a process of its own, so that memory is its own."""
+    """The result of scripts/benchmark.py in a process of its own, so that memory is its own.
+
+    What it prints goes to stderr: the table stands alone on stdout.
+    """
     with tempfile.TemporaryDirectory() as folder:
         target = pathlib.Path(folder) / "result.json"
         path = str(pathlib.Path(file).resolve() if pathlib.Path(file).is_file() else HOME / file)
         command = [sys.executable, str(HOME / "scripts" / "benchmark.py"), f"--config={path}"]
         command += [f"--what={what}", f"--json={target}", *options]
-        process = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        process = subprocess.run(command, stdout=sys.stderr, check=False)
         if process.returncode:
             raise UserError(f"{' '.join(command[1:])} failed; its own words are above.")
         return json.loads(target.read_text())
