@@ -348,27 +348,27 @@ def test_a_bad_option_of_the_config_is_one_sentence_before_training(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("harm", "words"),
-    [
-        (lambda path: path.unlink(), "dataset_info.json"),
-        (lambda path: path.write_text("{"), "Expecting property name"),
-    ],
-)
-def test_damaged_prepared_data_is_told_and_prepared_anew_once_deleted(
-    harm, words, tmp_path, capsys
-):
+DAMAGED = {
+    "no facts": ("dataset_info.json", pathlib.Path.unlink, "8,6", "dataset_info.json"),
+    "no JSON": ("dataset_info.json", lambda path: path.write_text("{"), "8,6", "Expecting prop"),
+}
+"""(file of the prepared data, what harms it, size asked for next, words of the sentence)."""
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_prepared_data_is_told_and_prepared_anew_once_deleted(kind, tmp_path, capsys):
+    pattern, harm, size, words = DAMAGED[kind]
     root, prepared = trees.wmveid863(tmp_path / "set"), tmp_path / "prepared"
-    options = ["--dataset=rendered", f"--root={root}", f"--prepared={prepared}", "--image_size=8,6"]
-    assert prepare.main(options) == 0
+    options = ["--dataset=rendered", f"--root={root}", f"--prepared={prepared}"]
+    assert prepare.main([*options, "--image_size=8,6"]) == 0
     table = capsys.readouterr().out
-    (path,) = prepared.rglob("dataset_info.json")
+    (path,) = prepared.rglob(pattern)
     harm(path)
-    assert prepare.main(options) == 1
+    assert prepare.main([*options, f"--image_size={size}"]) == 1
     said = sentence(capsys.readouterr().err)
     (folder,) = (path for path in prepared.iterdir() if path.is_dir())
     assert f"prepared data in {folder} is damaged" in said
     assert words in said
     shutil.rmtree(folder)
-    assert prepare.main(options) == 0
+    assert prepare.main([*options, f"--image_size={size}"]) == 0
     assert capsys.readouterr().out == table
