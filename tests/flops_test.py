@@ -122,7 +122,7 @@ def test_the_count_is_that_of_the_products_in_the_program(changes):
     ],
 )
 def test_xla_counts_a_few_per_cent_more(changes):
-    """XLA adds what is elementwise: 3 to 6.2 % at these widths, less the wider the network."""
+    """XLA adds what is elementwise: 1 to 3 % at these widths, less the wider the network."""
     shape = {"variant": "", "width": 256, "depth": 3, "heads": 4, "patch": 4, "unroll": 0}
     c = tiny.config(**{f"model__{name}": value for name, value in shape.items()} | changes)
     trainer = tiny.Trainer(c)
@@ -131,7 +131,7 @@ def test_xla_counts_a_few_per_cent_more(changes):
     xla = lowered.compile().cost_analysis()["flops"]
     # scripts/benchmark.py takes the count before optimisation, which needs no second compilation.
     np.testing.assert_allclose(lowered.cost_analysis()["flops"], xla, rtol=0.02)
-    assert 1.02 * own(trainer) < xla < 1.07 * own(trainer)
+    ratios = [xla / own(trainer)]
 
     batch = jnp.arange(8, dtype=jnp.int32)
     state = arguments[0]
@@ -139,7 +139,9 @@ def test_xla_counts_a_few_per_cent_more(changes):
     extract = make_extract(trainer.model, trainer.mesh)
     compiled = extract.lower(variables, trainer.data, batch, batch >= 0).compile()
     count = 8 * sum(flops.embedding(c.model, c.data.image_size).values())
-    assert 1.02 * count < compiled.cost_analysis()["flops"] < 1.07 * count
+    ratios.append(compiled.cost_analysis()["flops"] / count)
+    assert min(ratios) > 1.0
+    assert max(ratios) < 1.05
 
 
 def test_the_recipe_needs_195_gflop_per_training_triplet():

@@ -7,7 +7,16 @@ import pytest
 import tiny
 from tiny import noise
 
-from facenet_jax.models.layers import BatchNorm, Block, Dense, LayerNorm, drop_path
+from facenet_jax.models.layers import (
+    BatchNorm,
+    Block,
+    Dense,
+    LayerNorm,
+    attention,
+    drop_path,
+    gelu,
+    scores,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -148,3 +157,40 @@ def test_bfloat16_products_leave_the_residual_stream_float32():
     assert y.dtype == jnp.float32
     # The update is small against x; a stream kept in bfloat16 would be off by up to 2 here.
     np.testing.assert_allclose(y, run_block(exact, variables, x), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("queries", [9, 1])
+def test_attention_is_that_of_jax(queries):
+    """Values and gradients, in float32."""
+    q, k, v, g = (tiny.noise(2, t, 3, 8, seed=i) for i, t in enumerate((queries, 9, 9, queries)))
+    ours, ours_vjp = jax.vjp(attention, q, k, v)
+    theirs, theirs_vjp = jax.vjp(jax.nn.dot_product_attention, q, k, v)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    for a, b in zip(ours_vjp(g), theirs_vjp(g), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_multiplies_bfloat16_alone_and_sums_scores_in_float32():
+    q, k, v, g = (tiny.noise(2, 9, 3, 8, seed=i) for i in range(4))
+    half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    assert scores(*half[:2]).dtype == jnp.float32
+    _, vjp = jax.vjp(attention, *half)
+    text = str(jax.make_jaxpr(vjp)(g.astype(jnp.bfloat16)))
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products
+    assert not [line for line in products if "f32" in line.split("=")[0].replace("bf16", "")]
+    exact = jax.vjp(attention, q, k, v)[1](g)
+    for a, b in zip(vjp(g.astype(jnp.bfloat16)), exact, strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert np.abs(np.asarray(a, np.float32) - b).max() < 0.02 * np.abs(b).max()
+
+
+def test_gelu_is_the_exact_one():
+    """Not the tanh form; against the error function of the C library, and its slope."""
+    x = np.linspace(-6, 6, 241, dtype=np.float32)
+    phi = np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x])
+    np.testing.assert_allclose(gelu(x), x * phi, atol=1e-6)
+    slope = phi + x * np.exp(-(x.astype(np.float64) ** 2) / 2) / math.sqrt(2 * math.pi)
+    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), slope, atol=1e-6)
+    half = gelu(jnp.asarray(x, jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16

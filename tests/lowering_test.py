@@ -32,7 +32,6 @@ def split(triplets):
 
 
 @pytest.fixture(scope="module")
-@jax.numpy_dtype_promotion("standard")  # which jax.nn.dot_product_attention needs
 def traced():
     """The training chunk and the extraction on 8 devices, before any platform is chosen."""
     mesh = tiny.make_mesh(8)
@@ -65,10 +64,9 @@ def share_of_bfloat16(text):
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
-@pytest.mark.parametrize(("program", "share"), [("train", 0.985), ("embed", 1.0)])
-@jax.numpy_dtype_promotion("standard")
+@pytest.mark.parametrize(("program", "share"), [("train", 0.9995), ("embed", 1.0)])
 def test_it_lowers_for_accelerators(traced, platform, program, share):
-    """In bfloat16, but for the distances and the gradient of softmax, and without the host."""
+    """In bfloat16, but for the distances of the triplet loss, and without the host."""
     assert CONFIG.model.dtype == "bfloat16"
     text = traced[program].lower(lowering_platforms=(platform,)).as_text()
     assert share_of_bfloat16(text) >= share

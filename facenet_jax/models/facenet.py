@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from facenet_jax.models.layers import BatchNorm, Dense, LayerNorm, xavier
+from facenet_jax.models.layers import BatchNorm, Dense, LayerNorm, attention, xavier
 from facenet_jax.models.vit import LastBlock, Trunk, stacked
 from facenet_jax.types import BANDS, Outputs
 
@@ -56,7 +56,7 @@ class MFMP(nn.Module):
             return x.reshape(batch, n, self.heads, self.head_width)
 
         q, k, v = project("query", query), project("key", b), project("value", b)
-        y = jax.nn.dot_product_attention(q, k, v)
+        y = attention(q, k, v)
         if self.split == "windows":
             y = y.swapaxes(1, 2)
         y = Dense(
