@@ -169,8 +169,11 @@ def _decoded(prepared: preparing.Prepared, split: str, size: tuple[int, int], re
             folder.mkdir(exist_ok=True)
             if not (images.exists() and labels.exists()):
                 _decode(prepared, split, size, resize, images, labels)
-    with np.load(labels) as columns:
-        return Split(images=np.load(images, mmap_mode="r"), **columns)
+    with preparing.reading(prepared.folder), np.load(labels) as columns:
+        found = Split(images=np.load(images, mmap_mode="r"), **columns)
+        if len(found) != found.images.shape[1]:
+            raise ValueError(f"{found.images.shape[1]} images and {len(found)} labels of {split}")
+        return found
 
 
 def _decode(
@@ -192,7 +195,8 @@ def _decode(
     _allocate(draft)
 
     def row(index: int) -> dict:
-        example = source[index]
+        with preparing.reading(prepared.folder):
+            example = source[index]
         encoded = [example.pop(name) for name in prepared.builder.IMAGES]
         for band, image in enumerate(_open(prepared.builder, encoded)):
             array[band, index] = image.resize(size[::-1], RESIZE[resize])

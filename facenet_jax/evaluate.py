@@ -254,24 +254,26 @@ def export(run: Run, probe: Probe, folder: Place, query: np.ndarray, gallery: np
         write_bytes(folder / f"{name}.npz", file.getvalue())
 
 
-def line(scores: Mapping[str, Any]) -> str:
+def line(scores: Mapping[str, Any], protocol: str) -> str:
     """Scores as one line for the log."""
     cmc = " ".join(f"R{k} {100 * value:.1f}" for k, value in scores["cmc"].items())
+    valid = scores["valid_queries"]
     return (
-        f"mAP {100 * scores['mAP']:.1f} mINP {100 * scores['mINP']:.1f} {cmc} "
-        f"({scores['valid_queries']} of {scores['queries']} queries valid, gallery "
-        f"{scores['gallery']})"
+        f"mAP {100 * scores['mAP']:.1f} mINP {100 * scores['mINP']:.1f} {cmc} ({protocol}: {valid} "
+        f"queries valid, {scores['queries'] - valid} skipped, gallery {scores['gallery']})"
     )
 
 
 def report(result: Mapping[str, Any], table: Mapping[str, Mapping[str, float]] | None) -> str:
     """result.json, and a breakdown where there is one, as a table in per cent."""
-    lines = [f"{result['protocol']:28} mAP  mINP    R1    R5   R10  step"]
+    lines = [f"{result['protocol']:28} mAP  mINP    R1    R5   R10  valid skipped   step"]
     for name, scores in result.items():
         if name != "protocol":
             values = (scores["mAP"], scores["mINP"], *(scores["cmc"][k] for k in ("1", "5", "10")))
             cells = "".join(f"{100 * value:6.1f}" for value in values)
-            lines.append(f"{name.replace('_', ' '):26}{cells}{scores['step']:6}")
+            valid = scores["valid_queries"]
+            cells += f"{valid:7}{scores['queries'] - valid:8}{scores['step']:7}"
+            lines.append(f"{name.replace('_', ' '):26}{cells}")
     if table:
         lines += ["", f"{'mAP by bands present':26}{'all':>6}{'clean':>7}{'flared':>8}  (queries)"]
         for bands, row in table.items():

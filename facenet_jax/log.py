@@ -88,7 +88,8 @@ class Log:
 
     def scores(self, step: int, scores: Mapping[str, Any], split: str) -> None:
         """Write an evaluation and say it; the time it took does not count as training."""
-        logging.info("step %d  %s %s", step, split, evaluate.line(scores))
+        protocol = self.run.dataset.protocol.name
+        logging.info("step %d  %s %s", step, split, evaluate.line(scores, protocol))
         values = {"mAP": scores["mAP"], "mINP": scores["mINP"]}
         values |= {f"R{rank}": value for rank, value in scores["cmc"].items()}
         if self.writer:

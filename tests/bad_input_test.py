@@ -348,9 +348,24 @@ def test_a_bad_option_of_the_config_is_one_sentence_before_training(
     assert not (tmp_path / "run").exists()
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
 DAMAGED = {
     "no facts": ("dataset_info.json", pathlib.Path.unlink, "8,6", "dataset_info.json"),
     "no JSON": ("dataset_info.json", lambda path: path.write_text("{"), "8,6", "Expecting prop"),
+    "cut pixels": ("train-8x6-*.npy", cut, "8,6", "mmap length"),
+    "no pixels": ("train-8x6-*.npy", lambda path: path.write_bytes(b""), "8,6", "No data left"),
+    "cut labels": ("train.npz", cut, "8,6", "not a zip file"),
+    "labels of another split": (
+        "train.npz",
+        lambda path: shutil.copy(path.with_name("query.npz"), path),
+        "8,6",
+        "8 images and 2 labels of train",
+    ),
+    "a record gone": ("*-train.array_record-*", pathlib.Path.unlink, "8,8", "No such file"),
+    "a record cut": ("*-train.array_record-*", cut, "8,8", "Riegeli"),
 }
 """(file of the prepared data, what harms it, size asked for next, words of the sentence)."""
 
