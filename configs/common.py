@@ -71,7 +71,7 @@ def get_config() -> ml_collections.ConfigDict:
     m.classifier_std = 0.001  # random start of the classifiers
     m.neck_feature = "before"  # before | after the BatchNorm: what is matched
     m.dtype = "float32"  # float32 | bfloat16, of matrix products
-    m.attention = "xla"  # xla | cudnn (GPU, bfloat16)
+    m.attention = "xla"  # xla | cudnn (GPU, bfloat16; training on an even number of tokens only)
     m.remat = "none"  # none | dots | full: recompute activations to save memory
     m.unroll = 1  # layers per step of the loop over layers; 0: all
 

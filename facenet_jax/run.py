@@ -69,6 +69,7 @@ def open_run(config: ml_collections.ConfigDict) -> Run:
         resident=("auto", "always", "never"),
     )
     used_losses(config)
+    check_attention(config.model, jax.default_backend())
     direction = optimizer(config.optim)
     if not config.model.pretrained:
         raise UserError(
@@ -98,6 +99,23 @@ def open_run(config: ml_collections.ConfigDict) -> Run:
     )
     streams = memory.streams(config, dataset, mesh)
     return Run(config, dataset, mesh, model, direction, plan, streams)
+
+
+def check_attention(model: ml_collections.ConfigDict, backend: str, tokens: int = 0) -> None:
+    """Raise UserError where `model.attention` cannot run: in training on so many `tokens`."""
+    if model.attention == "xla":
+        return
+    if backend != "gpu" or model.dtype != "bfloat16":
+        raise UserError(
+            f"config.model.attention is 'cudnn', which computes bfloat16 on a GPU, but the devices "
+            f"are of the kind '{backend}' and config.model.dtype is {model.dtype}; set "
+            "--config.model.attention=xla."
+        )
+    if tokens % 2:
+        raise UserError(
+            f"config.model.attention is 'cudnn', whose gradient JAX gives for an even number of "
+            f"tokens only, and an image has {tokens}; set --config.model.attention=xla to train."
+        )
 
 
 def on_devices(run: Run, *splits: data.Split) -> Resident | Streamed:

@@ -1,5 +1,6 @@
 """The training loop: set up, restore, chunks of steps, evaluation, saving."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,15 @@ from facenet_jax.mesh import replicate
 from facenet_jax.places import Place
 from facenet_jax.preemption import Preemption
 from facenet_jax.profile import Profile
-from facenet_jax.run import Run, on_devices, open_checkpoints, open_run, saved_state, start_state
+from facenet_jax.run import (
+    Run,
+    check_attention,
+    on_devices,
+    open_checkpoints,
+    open_run,
+    saved_state,
+    start_state,
+)
 from facenet_jax.step import Resident, Schedule, State, make_chunk
 from facenet_jax.stream import Streamed, feed, shapes
 from facenet_jax.writers import Writer, drop_after
@@ -33,6 +42,8 @@ def train(
     `profile` FIRST:LAST traces these steps into workdir/profile.
     """
     run = open_run(config)
+    tokens = 1 + math.prod(run.model.patch_grid)
+    check_attention(config.model, jax.default_backend(), tokens)
     total = len(run.plan.epoch)
     checkpoints = open_checkpoints(workdir)
     saved = checkpoints.latest()  # may be 0: imported weights start there

@@ -53,6 +53,7 @@ def test_a_run_is_put_together(config):
         ({"augment.draw": "both"}, "augment.draw is 'both'"),
         ({"loss_options.kl_reduction": "sum"}, "kl_reduction is 'sum'"),
         ({"data.flare_rule": "none"}, "flare_rule is 'none'"),
+        ({"model.attention": "cudnn"}, "devices are of the kind 'cpu' and .*dtype is float32"),
     ],
 )
 def test_what_does_not_fit_together_is_named(config, changes, text):
@@ -93,3 +94,11 @@ def test_the_flare_options_reach_the_labels(config):
     config.data.flare_rule = "either"
     flare = np.asarray(run.on_devices(opened, split).flare)
     np.testing.assert_array_equal(flare[:, 0], flare[:, 1])
+
+
+def test_cudnn_trains_on_an_even_number_of_tokens():
+    c = tiny.config(model__attention="cudnn", model__dtype="bfloat16")
+    run.check_attention(c.model, "gpu")
+    run.check_attention(c.model, "gpu", 130)
+    with pytest.raises(UserError, match="an image has 129"):
+        run.check_attention(c.model, "gpu", 129)
