@@ -1,7 +1,7 @@
 """Each candidate for the fast path against what it would replace, in turns, as ratios of times.
 
 python scripts/benchmark_candidates.py [--rounds 7] [--steps 2]
-    [--variant Ti] [--image_size 128 64] [--batch 4 2]
+    [--variant Ti] [--depth 12] [--image_size 128 64] [--batch 4 2]
 
 Every round runs all of them once, so that a machine whose speed wanders does not favour one. The
 first line is the base: float32, a plain loop over layers, no rematerialisation.
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=2, help="training steps of a call")
     parser.add_argument("--variant", default="Ti", choices=vit.VARIANTS)
+    parser.add_argument("--depth", type=int, help="layers, instead of the variant's")
     parser.add_argument("--image_size", type=int, nargs=2, default=(128, 64), metavar=("H", "W"))
     parser.add_argument("--batch", type=int, nargs=2, default=(4, 2), metavar=("P", "K"))
     options = parser.parse_args()
@@ -70,7 +71,9 @@ def config_of(options: argparse.Namespace, changes: dict[str, Any]):
     """WMVeID863's recipe in the size that `options` say."""
     c = wmveid863.get_config()
     c.data.image_size = tuple(options.image_size)
-    c.model.update({"variant": options.variant, "dtype": "float32"} | changes)
+    size = vit.VARIANTS[options.variant]
+    size = size | {"depth": options.depth or size["depth"], "variant": "", "dtype": "float32"}
+    c.model.update(size | changes)
     c.train.identities_per_batch, c.train.samples_per_identity = options.batch
     return c
 
@@ -108,18 +111,25 @@ def compiled(options: argparse.Namespace, changes: dict[str, Any], steps: int) -
 
 
 def compare(title: str, candidates: dict[str, Candidate], rounds: int) -> None:
-    """Time all in turns; print each one's time as a ratio to the first's, round by round."""
-    seconds = {name: [] for name in candidates}
+    """Time all in turns; print each one's time as a ratio to the first's, medians and quartiles.
+
+    Processor time as well, which on a CPU is little disturbed by other programs.
+    """
+    taken = {name: [] for name in candidates}
     for i in range(rounds + 1):
         for name, candidate in candidates.items():
-            (taken,) = measure.timed(candidate.call, 1)
+            work = time.process_time()
+            (wall,) = measure.timed(candidate.call, 1)
             if i:  # the first round warms up
-                seconds[name].append(taken)
-    first = np.array(next(iter(seconds.values())))
-    print(f"\n{title}, {rounds} rounds: time relative to the first, quartiles", flush=True)
-    for name, taken in seconds.items():
-        low, middle, high = np.quantile(np.array(taken) / first, (0.25, 0.5, 0.75))
-        line = f"{name:16}{middle:6.2f}  {low:.2f} to {high:.2f}  {1e3 * np.median(taken):9.2f} ms"
+                taken[name].append((wall, time.process_time() - work))
+    first = np.array(next(iter(taken.values())))
+    print(f"\n{title}, {rounds} rounds: (time, processor time) / those of the first", flush=True)
+    for name, pairs in taken.items():
+        low, middle, high = np.quantile(np.array(pairs) / first, (0.25, 0.5, 0.75), axis=0)
+        line = f"{name:14}"
+        for which in (0, 1):
+            line += f"{middle[which]:6.2f} ({low[which]:.2f} to {high[which]:.2f})"
+        line += f"{1e3 * np.median(pairs, axis=0)[0]:10.2f} ms"
         candidate = candidates[name]
         if candidate.compile_seconds:
             line += f"  compiled in {candidate.compile_seconds:5.1f} s"
