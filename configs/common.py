@@ -72,7 +72,9 @@ def get_config() -> ml_collections.ConfigDict:
     m.neck_feature = "before"  # before | after the BatchNorm: what is matched
     m.dtype = "float32"  # float32 | bfloat16, of matrix products
     m.attention = "xla"  # xla | cudnn (GPU, bfloat16; training on an even number of tokens only)
-    m.remat = "none"  # none | dots | full: recompute activations to save memory
+    # none | dots | full: what a block computes again in the backward pass, to save memory:
+    # nothing | all but the results of its dense layers | everything
+    m.remat = "none"
     m.unroll = 1  # layers per step of the loop over layers; 0: all
 
     # Weights of the losses: a number, or ((progress, weight), ...) with progress in 0..1.

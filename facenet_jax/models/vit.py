@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from facenet_jax.models.layers import Block, Dense, LayerNorm, normal_002
+from facenet_jax.models.layers import PRODUCT, Block, Dense, LayerNorm, normal_002
 
 VARIANTS = {
     "mini": {"width": 96, "depth": 3, "heads": 4},  # the demo and the tests
@@ -16,7 +16,8 @@ VARIANTS = {
 
 REMAT = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    # By name: JAX's policies for products go by their batch axes, and the stacked bands are one.
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
