@@ -13,8 +13,7 @@ so vectors of small integers (one-hot, +-1) tie exactly where they should. Two o
 true distances differ by less than the rounding of the product (about 1e-7) rank as that rounding
 says; it depends on the BLAS and the block.
 
-How. A rank needs no sort of the gallery: only the counts of distances up to each match. They come
-from a histogram of the row; the few bins that hold a match are then counted exactly.
+How. The rank of a match is the number of distances up to its own, looked up in the sorted row.
 """
 
 import dataclasses
@@ -26,9 +25,9 @@ from facenet_jax.types import UserError
 
 CMC_RANKS = (1, 5, 10, 20)
 _FLOOR = 1e-12  # the smallest norm that a row is divided by
-_BINS = 4096  # of a row's histogram: 32 KiB of counts stay in the first cache
 _DISTANCE_BYTES = 128 * 2**20  # distances held at a time: the fewer queries, the slower the product
-_ROWS = 256  # rows of an embedding handled at a time, about what the second cache holds
+_ROWS = 64  # rows squared at a time
+_TILE = 2048  # gallery rows multiplied at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +87,7 @@ def per_query(
     `query` [Q, E], `gallery` [G, E]; rows are L2-normalised (norm floor 1e-12) unless `normalise`
     is false. Identities and groups are integers [Q] and [G]; without groups nothing is junk.
     `block` queries are compared at a time; by default as many as keep the distances in 128 MiB.
-    Memory beside the arguments: a copy of each embedding and that block.
+    Memory beside the arguments: that block, its queries, and 2,048 rows of the gallery.
     UserError for empty, mismatched, NaN or infinite arrays.
     """
     query, gallery, *peaks = check_embeddings(query, gallery)
@@ -161,18 +160,19 @@ class _Relevance:
 
 def _rank(rows: Iterator[np.ndarray], relevance: _Relevance) -> PerQuery:
     """Scores of the valid queries, whose distances [G] come in order from `rows`."""
-    precision, penalty, first = [], [], []
-    for query, row in zip(relevance.valid, rows, strict=True):
-        ranks = _match_ranks(row, *relevance.of(query))
-        hits = np.arange(1, len(ranks) + 1)
-        precision.append(np.mean(hits / ranks))
-        penalty.append(len(ranks) / ranks[-1])
-        first.append(ranks[0])
+    found = [
+        _match_ranks(row, *relevance.of(query))
+        for query, row in zip(relevance.valid, rows, strict=True)
+    ]
+    ranks, count = np.concatenate([[], *found]), np.array([len(part) for part in found], np.int64)
+    stop = np.cumsum(count)
+    start = stop - count
+    hits = np.arange(1, len(ranks) + 1) - np.repeat(start, count)
     return PerQuery(
         query=relevance.valid,
-        average_precision=np.array(precision, np.float64),
-        inverse_negative_penalty=np.array(penalty, np.float64),
-        first_match=np.array(first, np.int64),
+        average_precision=np.add.reduceat(hits / ranks, start) / count if len(count) else ranks,
+        inverse_negative_penalty=count / ranks[stop - 1],
+        first_match=ranks[start].astype(np.int64),
         queries=relevance.queries,
         gallery=relevance.gallery,
     )
@@ -185,24 +185,8 @@ def _match_ranks(row: np.ndarray, members: np.ndarray, junk: np.ndarray) -> np.n
     distances = row[matches]
     # Up to a match's own distance: everything, less its identity's rows, is the non-matches.
     own = np.searchsorted(np.sort(row[members]), distances, side="right")
-    return _count_up_to(row, matches) - own + np.arange(1, len(matches) + 1)
-
-
-def _count_up_to(row: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """How many of `row` are <= row[p], for each p of `positions`; exact."""
-    wanted = row[positions]
-    low, high = row.min(), wanted.max()
-    # The map into bins never decreases, so only values that share a bin with a wanted one need a
-    # comparison. What lies beyond the last wanted value falls into a bin of its own.
-    scaled = row - low
-    scaled *= row.dtype.type(_BINS / max(float(high) - float(low), 1e-30))
-    bins = np.minimum(scaled, _BINS + 1, out=scaled).astype(np.intp)
-    shared = np.zeros(_BINS + 2, bool)
-    shared[bins[positions]] = True
-    counts = np.bincount(bins, minlength=_BINS + 2)
-    counts[shared] = 0
-    close = np.sort(row[shared[bins]])
-    return np.cumsum(counts)[bins[positions]] + np.searchsorted(close, wanted, side="right")
+    # Sorting everything sounds wasteful, and NumPy's vectorised sort beats a histogram twofold.
+    return np.searchsorted(np.sort(row), distances, side="right") - own + 1 + np.arange(len(own))
 
 
 def _distance_rows(query, gallery, exponents, valid, order, normalise, block):
@@ -213,27 +197,43 @@ def _distance_rows(query, gallery, exponents, valid, order, normalise, block):
     |g| < 1, hence the offset.
     """
     copies, originals = _copies(gallery, order)
-    gallery, square, floor = _scaled(gallery, order, exponents[1])
-    query, query_square, query_floor = _scaled(query, valid, exponents[0])
-    slope, offset, length = np.full(len(gallery), -1.0), square / 2, np.ones(len(query))
+    query_factor, square_of_query, query_floor = _scale(query, valid, exponents[0])
+    factor, square, floor = _scale(gallery, order, exponents[1])
+    slope, offset, length = np.full(len(order), -1.0), square / 2, np.ones(len(valid))
     if normalise:
         norm = np.maximum(np.sqrt(square), floor)
         slope, offset = -1 / norm, (square / norm**2 - 1) / 2
         offset[np.sqrt(square) >= floor] = 0.0  # else the rounding of square / norm^2
-        length = np.maximum(np.sqrt(query_square), query_floor)
+        length = np.maximum(np.sqrt(square_of_query), query_floor)
     slope, plain = slope.astype(np.float32), not offset.any()
 
-    rows = max(1, _DISTANCE_BYTES // (4 * len(gallery))) if block is None else block
-    product = np.empty((min(rows, len(query)), len(gallery)), np.float32)
-    for start in range(0, len(query), rows):
-        part = query[start : start + rows]
-        np.matmul(part, gallery.T, out=product[: len(part)])
-        for row, scale in zip(product, length[start : start + rows], strict=False):
+    # A copy of the whole gallery in order would cost more in new memory than its parts once more.
+    rows = max(1, _DISTANCE_BYTES // (4 * len(order))) if block is None else block
+    rows = max(1, min(rows, len(valid)))
+    product = np.empty((rows, len(order)), np.float32)
+    queries, tile = (np.empty((n, query.shape[1]), np.float32) for n in (rows, _TILE))
+    for start in range(0, len(valid), rows):
+        few = slice(start, start + rows)
+        left = _gather(query, valid[few], query_factor[few], queries)
+        for first in range(0, len(order), _TILE):
+            some = slice(first, first + _TILE)
+            right = _gather(gallery, order[some], factor[some], tile)
+            np.matmul(left, right.T, out=product[: len(left), some])
+        for row, scale in zip(product, length[few], strict=False):
             row *= slope
             if not plain:
                 row += (offset * scale).astype(np.float32)
             row[copies] = row[originals]
             yield row
+
+
+def _gather(embedding, rows, factor, buffer):
+    """The `rows` of `embedding` times `factor`, at the start of `buffer`."""
+    part = buffer[: len(rows)]
+    np.take(embedding, rows, axis=0, out=part, mode="clip")  # mode "raise" would take a copy
+    if (factor != 1).any():
+        part *= factor[:, None]
+    return part
 
 
 def _given_rows(distances, queries, gallery, valid):
@@ -257,25 +257,30 @@ def _given_rows(distances, queries, gallery, valid):
         raise UserError(f"There are distances of {seen} queries, but labels of {queries}.")
 
 
-def _scaled(embedding, rows, exponent):
-    """The `rows` of `embedding` times 2^-exponent; their squared norms; the norm floor likewise."""
+def _scale(embedding, rows, exponent):
+    """Of the `rows`: 2^-exponent, and scaled by it the squared norms and the norm floor."""
     factor = np.ldexp(np.float32(1), -exponent)[rows]
-    scaled = np.empty((len(rows), embedding.shape[1]), np.float32)
-    square = np.empty(len(rows))
-    for start in range(0, len(rows), _ROWS):
-        part = slice(start, start + _ROWS)
-        np.multiply(embedding[rows[part]], factor[part, None], out=scaled[part])
-        wide = scaled[part].astype(np.float64)
-        square[part] = np.einsum("ij,ij->i", wide, wide)
-    return scaled, square, _FLOOR * factor.astype(np.float64)
+    wide = factor.astype(np.float64)
+    square, buffer = np.empty(len(embedding)), np.empty((_ROWS, embedding.shape[1]))
+    for start in range(0, len(embedding), _ROWS):
+        part = buffer[: min(_ROWS, len(embedding) - start)]
+        part[:] = embedding[start : start + _ROWS]
+        square[start : start + _ROWS] = np.einsum("ij,ij->i", part, part)
+    return factor, square[rows] * wide**2, _FLOOR * wide
 
 
 def _exponents(query_peak, gallery_peak, normalise):
-    """Powers of two that bring rows near 1: each row its own, or all rows the same."""
+    """Powers of two that bring rows near 1: each row its own, or all rows the same.
+
+    None, 2^0, while no row is so far from 1 that a product of two could lose digits: a scaling by
+    powers of two changes no bit of what it is undone in.
+    """
     peaks = [query_peak, gallery_peak]
     if not normalise:
         largest = max(query_peak.max(), gallery_peak.max())
         peaks = [np.full_like(peak, largest) for peak in peaks]
+    if all(peak.min() > 2.0**-20 and peak.max() < 2.0**20 for peak in peaks):
+        return [np.zeros(len(peak), int) for peak in peaks]
     # The factors 2^-exponent must themselves be float32 numbers without loss.
     return [np.clip(np.frexp(peak)[1], -126, 126) for peak in peaks]
 

@@ -215,25 +215,6 @@ def test_copies_tie_even_if_the_product_rounds_by_position(monkeypatch):
     np.testing.assert_allclose(result.average_precision, [expected], rtol=1e-12)
 
 
-def test_counting_is_exact_where_a_histogram_is_not():
-    """Values packed into one bin beside an outlier, repeated, and next to each other."""
-    generator = np.random.default_rng(4)
-    close = np.float32(1) + np.arange(300, dtype=np.float32) * np.finfo(np.float32).eps
-    rows = [
-        np.concatenate([[np.float32(-1e6)], close, close]),
-        np.repeat(close[:3], 40),
-        np.full(50, 0.25, np.float32),
-        np.array([0, 1e-40, 2e-40, 5.0, -0.0], np.float32),
-        generator.normal(size=5000).astype(np.float32),
-    ]
-    for row in rows:
-        row = generator.permutation(row)
-        for wanted in (1, 2, len(row) // 2, len(row)):
-            positions = generator.permutation(len(row))[:wanted]
-            expected = (row[None] <= row[positions, None]).sum(1)
-            np.testing.assert_array_equal(metrics._count_up_to(row, positions), expected)
-
-
 def test_queries_without_a_match_are_skipped_and_counted():
     query, gallery = np.eye(3), np.eye(3)
     score = metrics.retrieval(query, gallery, np.array([0, 7, 8]), np.array([0, 1, 2]))
