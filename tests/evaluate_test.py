@@ -11,6 +11,7 @@ from facenet_jax import baselines, evaluate, run
 from facenet_jax.mesh import replicate
 from facenet_jax.step import State
 from facenet_jax.types import BANDS, UserError
+from scripts import evaluate_embeddings
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -164,6 +165,18 @@ def test_the_best_may_be_exported(place, probe, tmp_path):
     assert result["last"] == scores[3]
     query, _ = evaluate.embed(opened, state(opened, best, seed=best), probe)
     np.testing.assert_array_equal(exported(tmp_path / "run"), query)
+
+
+def test_scores_from_the_exported_files_are_those_of_training(opened, probe, tmp_path):
+    """Every number of result.json, to the last bit, by scripts/evaluate_embeddings.py."""
+    result = finished(opened, tmp_path / "run", {1: probe}, last=1)
+    files = [str(tmp_path / "run" / "embeddings" / f"{name}.npz") for name in ("query", "gallery")]
+    options = ["--query", files[0], "--gallery", files[1], "--protocol", "camera"]
+    assert evaluate_embeddings.main([*options, "--json", str(tmp_path / "scores.json")]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    kept = {name: value for name, value in result["last"].items() if name not in ("step", "epoch")}
+    assert kept.keys() >= {"mAP", "mINP", "cmc", "queries", "valid_queries", "gallery"}
+    assert {name: scores[name] for name in kept} == kept
 
 
 def test_a_validation_split_chooses_the_best(place, tmp_path):
