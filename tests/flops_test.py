@@ -116,9 +116,11 @@ def test_the_count_is_that_of_the_products_in_the_program(changes):
     "changes",
     [
         {},
-        {"model__mfmp__enabled": False, "model__variant": "Ti"},
-        {"model__fce__enabled": False},
-        {"model__flare_heads": False, "losses__mask_kl": 0.0},
+        pytest.param(
+            {"model__mfmp__enabled": False, "model__variant": "Ti"}, marks=pytest.mark.slow
+        ),
+        pytest.param({"model__fce__enabled": False}, marks=pytest.mark.slow),
+        pytest.param({"model__flare_heads": False, "losses__mask_kl": 0.0}, marks=pytest.mark.slow),
     ],
 )
 def test_xla_counts_a_few_per_cent_more(changes):
