@@ -18,8 +18,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.data = d = ml_collections.ConfigDict()
     # wmveid863 | wmveid863/clean | rgbnt100 | msvr310 | rgbnt201 | rendered, or the user's own:
-    # folder/camera | folder/scene | folder/none, by what makes a gallery entry junk. A set's protocol
-    # may be named in full: rgbnt100/camera, msvr310/scene, ...
+    # folder/camera | folder/scene | folder/none, by what makes a gallery entry junk. The protocol
+    # of a set may be named in full: rgbnt100/camera, msvr310/scene, ...
     d.name = "wmveid863"
     d.root = ""  # the extracted folder, the .zip (also gs://), or a .csv (folder/* only)
     d.prepared = (

@@ -135,10 +135,7 @@ def bytes_of(tree: Any) -> int:
 def check(need: Budget, config: ml_collections.ConfigDict, devices: int) -> None:
     """Raise UserError when a run cannot fit."""
     if need.device and need.total > need.device:
-        raise UserError(
-            f"The run needs {size(need.total)} of each device and there are {size(need.device)} "
-            f"({need}); {remedies(config, devices)}.",
-        )
+        raise UserError(f"The run does not fit ({need}); {remedies(config, devices, need)}.")
 
 
 @contextlib.contextmanager
@@ -155,17 +152,24 @@ def explained(config: ml_collections.ConfigDict, devices: int) -> Iterator[None]
         ) from error
 
 
-def remedies(config: ml_collections.ConfigDict, devices: int) -> str:
-    """The three options that would help most, among those not taken yet."""
+def remedies(config: ml_collections.ConfigDict, devices: int, need: Budget | None = None) -> str:
+    """The three options that would help most, among those not taken yet.
+
+    Where the `need` is known, nothing is named that is less than a tenth of it.
+    """
     model, train = config.model, config.train
+
+    def large(part: int) -> bool:
+        return need is None or part > 0.1 * need.total
+
     options = []
     if model.remat != "full":
         options.append("recompute activations with --config.model.remat=full")
-    if config.data.resident != "never":
+    if config.data.resident != "never" and large(need.images if need else 0):
         options.append("stream the images with --config.data.resident=never")
-    if devices > 1 and not train.shard_state:
+    if devices > 1 and not train.shard_state and large(need.optimizer if need else 0):
         options.append("divide parameters and optimiser with --config.train.shard_state")
-    if model.dtype == "float32":
+    if model.dtype == "float32" and jax.default_backend() != "cpu":  # where it saves nothing
         options.append("multiply in half the bytes with --config.model.dtype=bfloat16")
     options.append(f"use more devices than {devices}, which divide the batch")
     options.append(f"lower --config.train.identities_per_batch={train.identities_per_batch}")

@@ -292,6 +292,8 @@ def main() -> None:
     config, _ = cli.config_and_workdir(lambda: values.config, file, None)
     if values.steps_per_chunk:
         config.train.steps_per_dispatch = values.steps_per_chunk
+    elif values.what == "input":  # four measurements in one
+        config.train.steps_per_dispatch = min(10, config.train.steps_per_dispatch)
     target = pathlib.Path(values.json) if values.json else None
     if target and not target.absolute().parent.is_dir():
         raise UserError(f"--json {target} lies in a folder that does not exist; make it first.", 2)

@@ -1,3 +1,4 @@
+import dataclasses
 import types
 
 import jax
@@ -108,10 +109,29 @@ def test_what_cannot_fit_is_refused_with_three_ways_out():
     with pytest.raises(UserError) as refusal:
         memory.check(need(7_499_999_999), tiny.config(), 1)
     text = str(refusal.value)
-    assert "needs 7.50 GB of each device and there are 7.50 GB" in text
-    assert "remat=full" in text
+    assert "7.50 GB of 7.50 GB there" in text
+    assert text.endswith(
+        "; recompute activations with --config.model.remat=full, use more devices than 1, which "
+        "divide the batch, or lower --config.train.identities_per_batch=4."
+    )
+
+
+def test_what_would_save_little_is_not_named():
+    """Images are a fifteenth of the need, the optimiser more than a quarter."""
+    text = memory.remedies(tiny.config(), 4, need(None))
+    assert "resident" not in text
+    assert "shard_state" in text
+    images = dataclasses.replace(need(None), images=1_000_000_000, optimizer=0)
+    text = memory.remedies(tiny.config(), 4, images)
     assert "resident=never" in text
-    assert "dtype=bfloat16" in text
+    assert "shard_state" not in text
+
+
+def test_bfloat16_helps_where_it_is_smaller(monkeypatch):
+    monkeypatch.setattr(memory.jax, "default_backend", lambda: "gpu")
+    assert "dtype=bfloat16" in memory.remedies(tiny.config(), 1)
+    monkeypatch.setattr(memory.jax, "default_backend", lambda: "cpu")
+    assert "dtype=bfloat16" not in memory.remedies(tiny.config(), 1)
 
 
 @pytest.mark.parametrize("devices", [1, 4])
