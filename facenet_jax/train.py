@@ -68,7 +68,8 @@ def train(
     schedule = replicate(Schedule(rows, rates), run.mesh)
     probe, validation = evaluate.test_probe(run), evaluate.validation_probe(run)
     others = [part.data for part in (probe, validation) if part]
-    chunk = compiled(run, state, data, schedule, others)
+    # A run that has ended only writes its results again.
+    chunk = compiled(run, state, data, schedule, others) if step < total else None
     evaluate_at, save_at = due(run)
     best = best_score(checkpoints)
     writer = None

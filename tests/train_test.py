@@ -119,6 +119,12 @@ def test_killed_and_restarted_ends_with_the_same_bits(place, straight):
     )
     assert last == other_last
 
+    again = tiny.main(*options(place, "broken"), *LENGTH)  # has nothing left to train
+    assert again.returncode == 0, again.stderr
+    assert f"from step {STEPS}" in again.stderr
+    assert "Compiled the training step" not in again.stderr
+    assert "Compiled the training step" in done.stderr
+
 
 def test_metrics_name_every_term_of_every_step(straight):
     lines = training_lines(straight)
