@@ -11,7 +11,8 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from facenet_jax import cli, evaluate, memory, workdir
+from facenet_jax import evaluate
+from facenet_jax.runtime import cli, memory, workdir
 from facenet_jax.train import train
 
 HOME = pathlib.Path(__file__).resolve().parent

@@ -14,11 +14,12 @@ import tqdm
 from absl import logging
 from PIL import Image
 
+from data_tfds import flare
+from data_tfds.errors import UserError
 from data_tfds.images import decode
 from data_tfds.listing import Listing, Triplet, accept, some, unmatched
+from data_tfds.samples import BANDS, Protocol
 from data_tfds.source import Source, open_source
-from facenet_jax import flare
-from facenet_jax.types import BANDS, Protocol, UserError
 
 SHARD_TRIPLETS = 512
 """Triplets per file: TFDS holds one file's examples in memory while it writes them."""

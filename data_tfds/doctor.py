@@ -12,13 +12,13 @@ import numpy as np
 import tqdm
 from PIL import Image
 
+from data_tfds import flare
 from data_tfds.builder import TripletBuilder, cores
+from data_tfds.errors import UserError
 from data_tfds.images import ImageError, decode
 from data_tfds.listing import Listing, Triplet, check_incomplete, unmatched
 from data_tfds.prepare import lookup
 from data_tfds.source import Source
-from facenet_jax import flare
-from facenet_jax.types import UserError
 
 EXIF_ORIENTATION = 0x0112
 USED = "uses them as they are"

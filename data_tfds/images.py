@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from facenet_jax.types import UserError
+from data_tfds.errors import UserError
 
 DAMAGED = (OSError, ValueError, SyntaxError, RuntimeError)
 """What Pillow's readers raise for bytes they cannot make sense of."""

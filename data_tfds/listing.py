@@ -5,9 +5,9 @@ import dataclasses
 
 from absl import logging
 
+from data_tfds.errors import UserError
 from data_tfds.names import Naming
 from data_tfds.source import Source
-from facenet_jax.types import UserError
 
 SHOWN = 20
 """How many file names one message lists before it only counts."""

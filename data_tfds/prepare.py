@@ -16,14 +16,14 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from data_tfds.builder import TripletBuilder
-from data_tfds.folder import Folder
-from data_tfds.msvr310 import MSVR310
-from data_tfds.rgbnt100 import RGBNT100
-from data_tfds.rgbnt201 import RGBNT201
+from data_tfds.errors import UserError
+from data_tfds.paths import fetch, is_remote
+from data_tfds.sets.folder import Folder
+from data_tfds.sets.msvr310 import MSVR310
+from data_tfds.sets.rgbnt100 import RGBNT100
+from data_tfds.sets.rgbnt201 import RGBNT201
+from data_tfds.sets.wmveid863 import WMVeID863
 from data_tfds.source import fingerprint
-from data_tfds.wmveid863 import WMVeID863
-from facenet_jax.places import fetch, is_remote
-from facenet_jax.types import UserError
 
 DATASETS = {
     "wmveid863": (WMVeID863, "official"),

@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Protocol
 
-from facenet_jax.places import is_remote
-from facenet_jax.types import UserError
+from data_tfds.errors import UserError
+from data_tfds.paths import is_remote
 
 BROKEN = (
     *(OSError, EOFError, RuntimeError, ValueError),

@@ -17,13 +17,17 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from facenet_jax import flare, models, run, workdir
-from facenet_jax.augment import normalise
-from facenet_jax.data import RESIZE
+from data_tfds import flare
+from data_tfds.errors import UserError
+from data_tfds.paths import locate
+from data_tfds.samples import BANDS
+from facenet_jax import models, run
+from facenet_jax.inputs.augment import normalise
+from facenet_jax.inputs.dataset import RESIZE
 from facenet_jax.optim import optimizer
-from facenet_jax.places import locate
+from facenet_jax.runtime import workdir
 from facenet_jax.step import initial_state
-from facenet_jax.types import BANDS, Batch, UserError
+from facenet_jax.types import Batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,12 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from facenet_jax import baselines, metrics
-from facenet_jax.checkpoint import Checkpoints
-from facenet_jax.data import Split
-from facenet_jax.mesh import whole
-from facenet_jax.places import Place, write_bytes
+from data_tfds.errors import UserError
+from data_tfds.paths import Place, write_bytes
+from data_tfds.samples import BANDS
+from facenet_jax.inputs.dataset import Split
+from facenet_jax.inputs.stream import Streamed, feed
+from facenet_jax.retrieval import baselines, metrics
 from facenet_jax.run import (
     Run,
     on_devices,
@@ -24,11 +25,11 @@ from facenet_jax.run import (
     saved_state,
     untrained_state,
 )
+from facenet_jax.runtime.checkpoint import Checkpoints
+from facenet_jax.runtime.mesh import whole
+from facenet_jax.runtime.workdir import claim
+from facenet_jax.runtime.writers import write_json
 from facenet_jax.step import Resident, State, make_extract
-from facenet_jax.stream import Streamed, feed
-from facenet_jax.types import BANDS, UserError
-from facenet_jax.workdir import claim
-from facenet_jax.writers import write_json
 
 Embedded = tuple[np.ndarray, np.ndarray]
 """Embeddings of (query [Q, E], gallery [G, E]), float32."""

@@ -12,7 +12,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from facenet_jax.types import UserError
+from data_tfds.errors import UserError
 
 _SMALLEST_SQUARED_DISTANCE = 1e-12
 

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from facenet_jax.types import UserError
+from data_tfds.errors import UserError
 
 
 def recipe_rate(

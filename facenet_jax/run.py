@@ -11,16 +11,20 @@ import optax
 from absl import logging
 from jax.sharding import Mesh
 
-from facenet_jax import data, flare, memory, models, pretrained
-from facenet_jax.checkpoint import Checkpoints
-from facenet_jax.mesh import check_divides, make_mesh, put, replicate, whole
+from data_tfds import flare
+from data_tfds.errors import UserError
+from data_tfds.paths import Place, is_remote
+from facenet_jax import models
+from facenet_jax.inputs import dataset as data
+from facenet_jax.inputs.sampler import Plan, pk_plan
+from facenet_jax.inputs.stream import Streamed
 from facenet_jax.models import check_choice
 from facenet_jax.optim import optimizer
-from facenet_jax.places import Place, is_remote
-from facenet_jax.sampler import Plan, pk_plan
+from facenet_jax.runtime import memory
+from facenet_jax.runtime.checkpoint import Checkpoints
+from facenet_jax.runtime.mesh import check_divides, make_mesh, put, replicate, whole
 from facenet_jax.step import Resident, State, initial_state, state_sharding, used_losses
-from facenet_jax.stream import Streamed
-from facenet_jax.types import UserError
+from facenet_jax.weights import merge as pretrained
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,12 +12,14 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from data_tfds.errors import UserError
+from data_tfds.samples import BANDS
 from facenet_jax import losses
-from facenet_jax.augment import augment, normalise
-from facenet_jax.mesh import divided, split_batch
+from facenet_jax.inputs.augment import augment, normalise
 from facenet_jax.models import Model
 from facenet_jax.optim import descend, global_norm
-from facenet_jax.types import BANDS, Batch, Outputs, UserError
+from facenet_jax.runtime.mesh import divided, split_batch
+from facenet_jax.types import Batch, Outputs
 
 
 @jax.tree_util.register_dataclass

@@ -11,13 +11,9 @@ import numpy as np
 from absl import logging
 from clu import parameter_overview
 
-from facenet_jax import evaluate, memory, optim
-from facenet_jax import workdir as workdirs
-from facenet_jax.log import Log
-from facenet_jax.mesh import replicate
-from facenet_jax.places import Place
-from facenet_jax.preemption import Preemption
-from facenet_jax.profile import Profile
+from data_tfds.paths import Place
+from facenet_jax import evaluate, optim
+from facenet_jax.inputs.stream import Streamed, feed, shapes
 from facenet_jax.run import (
     Run,
     check_attention,
@@ -27,9 +23,14 @@ from facenet_jax.run import (
     saved_state,
     start_state,
 )
+from facenet_jax.runtime import memory
+from facenet_jax.runtime import workdir as workdirs
+from facenet_jax.runtime.log import Log
+from facenet_jax.runtime.mesh import replicate
+from facenet_jax.runtime.preemption import Preemption
+from facenet_jax.runtime.profile import Profile
+from facenet_jax.runtime.writers import Writer, drop_after
 from facenet_jax.step import Resident, Schedule, State, make_chunk
-from facenet_jax.stream import Streamed, feed, shapes
-from facenet_jax.writers import Writer, drop_after
 
 
 def train(

@@ -5,21 +5,6 @@ from collections.abc import Mapping
 
 import jax
 
-BANDS = ("visible", "near_infrared", "thermal")
-"""The three spectra R, N, T in the order of every modality axis in this package."""
-
-
-class UserError(Exception):
-    """Something the user can mend. Its text is one sentence that says what clashes and what to do.
-
-    `main.py` and the scripts print the text alone and exit with `exit_code`; a traceback would
-    hide it.
-    """
-
-    def __init__(self, message: str, exit_code: int = 1):
-        super().__init__(message)
-        self.exit_code = exit_code
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +27,3 @@ class Outputs:
     logits: Mapping[str, jax.Array]  # {name: [B, C]} float32
     embedding: jax.Array  # [B, E] float32, not normalised
     extras: Mapping[str, jax.Array]  # whatever else a loss or a test wants, by name
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """The rules of one retrieval score; they belong to a data set and are printed with it."""
-
-    name: str  # "wmveid863/official", "rendered/camera", ...
-    junk: str  # gallery entries of the query's identity and same "camera" | "scene" | "none" go

@@ -31,13 +31,16 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from facenet_jax import cli, evaluate, flops, measure, synthetic
+from data_tfds.errors import UserError
+from facenet_jax import evaluate
+from facenet_jax.bench import flops, synthetic
+from facenet_jax.bench import timing as measure
+from facenet_jax.inputs.stream import Batches, feed
 from facenet_jax.run import Run, on_devices, untrained_state
+from facenet_jax.runtime import cli
+from facenet_jax.runtime.writers import write_json
 from facenet_jax.step import make_extract, used_losses
-from facenet_jax.stream import Batches, feed
 from facenet_jax.train import tables
-from facenet_jax.types import UserError
-from facenet_jax.writers import write_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import wmveid863
-from facenet_jax import measure, synthetic
+from facenet_jax.bench import synthetic
+from facenet_jax.bench import timing as measure
 from facenet_jax.models import vit
 from facenet_jax.models.layers import Block, Dense
 from facenet_jax.run import on_devices

@@ -29,8 +29,9 @@ if __name__ == "__main__":
 
 from configs import common
 from data_tfds.builder import cores
-from facenet_jax import data, metrics
-from facenet_jax.types import BANDS
+from data_tfds.samples import BANDS
+from facenet_jax.inputs import dataset as data
+from facenet_jax.retrieval import metrics
 
 SIZES = {
     "prepare": ((4667, 300, 200), (24, 30, 20)),  # triplets, width, height

@@ -25,12 +25,15 @@ from ml_collections import config_flags
 if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from facenet_jax import cli, measure, optim, sampler
+from data_tfds.errors import UserError
+from facenet_jax import optim
+from facenet_jax.bench import timing as measure
+from facenet_jax.bench.alternate import Side
+from facenet_jax.bench.synthetic import SIZES
+from facenet_jax.inputs import sampler
+from facenet_jax.runtime import cli
+from facenet_jax.runtime.writers import write_json
 from facenet_jax.step import used_losses
-from facenet_jax.synthetic import SIZES
-from facenet_jax.types import UserError
-from facenet_jax.writers import write_json
-from scripts.turns import Side
 
 WARM_UP = 3  # calls before the first that counts, the compiling one included
 
@@ -98,8 +101,8 @@ class Ours:
         import jax
         from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-        from facenet_jax import mesh as meshes
         from facenet_jax import models, step
+        from facenet_jax.runtime import mesh as meshes
 
         del compiled
         arrays, self.jax, self.replicate = synthetic(config, chunks), jax, meshes.replicate
@@ -160,7 +163,7 @@ class Ours:
 
 def theirs(config: ml_collections.ConfigDict, chunks: int, compiled: bool | None) -> Any:
     """The PyTorch peer with the same data."""
-    from scripts.torch_training import Peer
+    from facenet_jax.bench.torch_training import Peer
 
     arrays = synthetic(config, chunks)
     return Peer(config, arrays, used_losses(config), compiled)

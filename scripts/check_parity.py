@@ -18,9 +18,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from configs import msvr310_official, rgbnt100_official, wmveid863_official
-from facenet_jax.parity import Golden, Row, model_rows
-from facenet_jax.parity_parts import part_rows
-from facenet_jax.types import UserError
+from data_tfds.errors import UserError
+from facenet_jax.parity.model import Golden, Row, model_rows
+from facenet_jax.parity.parts import part_rows
 
 FOLDED = ("gradient norm", "norm after the steps")
 """Beginnings of the names of quantities that every tensor of the network has."""

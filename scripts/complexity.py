@@ -23,11 +23,12 @@ if __name__ == "__main__":
 import jax
 import ml_collections
 
-from facenet_jax import flops, models
+from data_tfds.errors import UserError
+from facenet_jax import models
+from facenet_jax.bench import flops
+from facenet_jax.bench.synthetic import SIZES
+from facenet_jax.runtime.writers import write_json
 from facenet_jax.step import used_losses
-from facenet_jax.synthetic import SIZES
-from facenet_jax.types import UserError
-from facenet_jax.writers import write_json
 
 HOME = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = [

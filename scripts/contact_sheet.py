@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data_tfds import renderer, vehicle  # noqa: E402
+from data_tfds.rendered import renderer, vehicle  # noqa: E402
 
 BANDS = ("visible", "near-infrared", "thermal")
 COLUMNS = ("no flare", "no flare, another view", "flare, visible + near-infrared blinded")

@@ -22,14 +22,16 @@ if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from configs.official import official
-from facenet_jax import api, interop, models, workdir
+from data_tfds.errors import UserError
+from facenet_jax import api, models
 from facenet_jax.models.vit import VARIANTS
 from facenet_jax.optim import optimizer
-from facenet_jax.pretrained import flatten, read_checkpoint
 from facenet_jax.run import open_checkpoints
+from facenet_jax.runtime import workdir
 from facenet_jax.step import State
-from facenet_jax.torch_writer import write_state_dict
-from facenet_jax.types import UserError
+from facenet_jax.weights import facenet_release as interop
+from facenet_jax.weights.merge import flatten, read_checkpoint
+from facenet_jax.weights.torch_writer import write_state_dict
 
 STEP = 0  # of an imported checkpoint: how long the release trained it is unknown
 HEAD_WIDTH = 64  # of every ViT in use, the release's included

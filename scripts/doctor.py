@@ -15,8 +15,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from data_tfds.doctor import Report, examine
+from data_tfds.errors import UserError
 from data_tfds.prepare import DATASETS
-from facenet_jax.types import UserError
 
 SHOWN = 5
 """Files shown of a finding; `--all` and `--json` give every one."""

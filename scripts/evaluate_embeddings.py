@@ -21,9 +21,9 @@ import numpy as np
 if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from facenet_jax import metrics
-from facenet_jax.rerank import rerank
-from facenet_jax.types import UserError
+from data_tfds.errors import UserError
+from facenet_jax.retrieval import metrics
+from facenet_jax.retrieval.rerank import rerank
 
 PROTOCOLS = ("camera", "scene", "none")
 UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)

@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from data_tfds.errors import UserError
 from data_tfds.prepare import DATASETS, lookup
-from facenet_jax import data
-from facenet_jax.types import UserError
+from facenet_jax.inputs import dataset as data
 
 
 def main(arguments: list[str] | None = None) -> int:

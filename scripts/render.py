@@ -7,7 +7,7 @@ import sys
 if __name__ == "__main__":  # also imported, under another name, by the rendering processes
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from data_tfds import rendered_tree
+from data_tfds.rendered import tree as rendered_tree
 
 
 def main() -> int:

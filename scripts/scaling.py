@@ -25,9 +25,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from facenet_jax import models, optim, synthetic
+from facenet_jax import models, optim
+from facenet_jax.bench import synthetic
+from facenet_jax.bench.collectives import KINDS, collectives
 from facenet_jax.models import vit
-from facenet_jax.program import KINDS, collectives
 from facenet_jax.step import Resident, Schedule, initial_state, make_chunk, state_sharding
 
 MOST = 256

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from data_tfds.errors import UserError
+from data_tfds.samples import BANDS
 from facenet_jax.models import vit
 from facenet_jax.models.facenet import FACENet
-from facenet_jax.types import BANDS, Batch, Outputs, UserError
+from facenet_jax.types import Batch, Outputs
 
 Variables = Mapping[str, Any]
 

@@ -11,9 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from data_tfds.samples import BANDS
 from facenet_jax.models.layers import BatchNorm, Dense, LayerNorm, attention, xavier
 from facenet_jax.models.vit import LastBlock, Trunk, stacked
-from facenet_jax.types import BANDS, Outputs
+from facenet_jax.types import Outputs
 
 
 class MFMP(nn.Module):

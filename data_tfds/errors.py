@@ -1,0 +1,13 @@
+"""The one exception for what a user can mend."""
+
+
+class UserError(Exception):
+    """Something the user can mend. Its text is one sentence that says what clashes and what to do.
+
+    `main.py` and the scripts print the text alone and exit with `exit_code`; a traceback would
+    hide it.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1):
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,189 @@
+"""k-reciprocal re-ranking (Zhong et al. 2017) in blocks: no matrix of all pairs is ever held.
+
+Every point, query or gallery, is described by its k-reciprocal neighbours with the weights
+exp(-distance), and two points are near if their descriptions overlap (the Jaccard distance). The
+descriptions are sparse, so they are kept as lists; distances are computed block by block, three
+times over instead of stored.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_tfds.errors import UserError
+from facenet_jax.retrieval.metrics import check_embeddings
+
+_DISTANCE_BYTES = 64 * 2**20  # distances held at a time
+
+
+def rerank(
+    query: np.ndarray,
+    gallery: np.ndarray,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_: float = 0.3,
+    block: int | None = None,
+) -> Iterator[np.ndarray]:
+    """Blocks [b, G] float32 of re-ranked distances, the queries in order.
+
+    `query` [Q, E], `gallery` [G, E], L2-normalised here. The distance is (1 - lambda_) Jaccard +
+    lambda_ squared Euclidean, the latter divided by the query's largest to any point. `k1`
+    neighbours define reciprocity, and each description is the mean over the `k2` nearest points.
+    A point is its own first neighbour; of neighbours at equal distance the earlier row comes first.
+    Memory beside the arguments: one copy of both, lists of about k1 k2 entries per point, and
+    `block` rows of distances, by default as many as fit into 64 MiB.
+    UserError as in `per_query`, and if the parameters do not fit the number of points.
+    """
+    query, gallery, *_ = check_embeddings(query, gallery)
+    total = len(query) + len(gallery)
+    _check_parameters(k1, k2, lambda_, total)
+    points = _normalised(query, gallery)
+    block = max(1, _DISTANCE_BYTES // (4 * total)) if block is None else block
+    return _rerank(points, len(query), k1, k2, lambda_, block)
+
+
+def _rerank(points, queries, k1, k2, lambda_, block):
+    """The blocks of `rerank` for `points` of which the first `queries` are queries."""
+    neighbours, largest = _neighbours(points, max(k1 + 1, k2), block)
+    lists = _descriptions(points, neighbours, largest, k1, block)
+    lists = _averaged(lists, neighbours[:, :k2])
+    start, columns, weights = lists
+    inverse = _inverted(*_tail(lists, queries), columns=len(points))
+
+    gallery = len(points) - queries
+    for first, distances in _distance_blocks(points, block, queries):
+        jaccard = np.empty((len(distances), gallery), np.float32)
+        for row in range(len(distances)):
+            part = slice(start[first + row], start[first + row + 1])
+            shared = _shared(columns[part], weights[part], inverse, gallery)
+            jaccard[row] = 1 - shared / (2 - shared)
+        scale = lambda_ / largest[first : first + len(distances), None]
+        yield (1 - lambda_) * jaccard + scale * distances[:, queries:]
+
+
+def _neighbours(points, count, block):
+    """Each point's `count` nearest, itself first, [N, count]; its largest distance to any, [N]."""
+    neighbours = np.empty((len(points), count), np.int32)
+    largest = np.empty(len(points), np.float32)
+    for first, distances in _distance_blocks(points, block, len(points)):
+        for point, row in enumerate(distances, start=first):
+            largest[point] = max(row.max(), 1e-12)
+            row[point] = -1.0
+            # A partial sort alone would leave it to chance which of several equal rows are in.
+            close = np.flatnonzero(row <= np.partition(row, count - 1)[count - 1])
+            neighbours[point] = close[np.argsort(row[close], kind="stable")[:count]]
+    return neighbours, largest
+
+
+def _descriptions(points, neighbours, largest, k1, block):
+    """Weights of each point's expanded k-reciprocal neighbours, as lists (start, column, weight).
+
+    Point i's list is `start[i]:start[i + 1]`; its weights sum to 1.
+    """
+    near, half = neighbours[:, : k1 + 1], neighbours[:, : round(k1 / 2) + 1]
+    mutual, mutual_half = _mutual(near, block), _mutual(half, block)
+    reciprocal = np.zeros(len(points), bool)
+    columns, weights = [], []
+    for first, distances in _distance_blocks(points, block, len(points)):
+        for point, row in enumerate(distances, start=first):
+            own = near[point][mutual[point]]
+            reciprocal[own] = True
+            # A neighbour whose own reciprocal set lies for more than two thirds within the
+            # point's brings that set along.
+            theirs, counts = half[own], mutual_half[own]
+            inside = (reciprocal[theirs] & counts).sum(axis=1)
+            welcome = 3 * inside > 2 * counts.sum(axis=1)
+            reciprocal[own] = False
+            expanded = np.unique(np.append(own, theirs[counts & welcome[:, None]]))
+            weight = np.exp(-row[expanded] / largest[point])
+            columns.append(expanded)
+            weights.append(weight / weight.sum())
+    return _lists(columns, weights)
+
+
+def _averaged(lists, nearest):
+    """The mean of the descriptions of each point's `nearest` [N, k2], as lists."""
+    start, columns, weights = lists
+    new_columns, new_weights = [], []
+    for row in nearest:
+        parts = [slice(start[point], start[point + 1]) for point in row]
+        merged, place = np.unique(
+            np.concatenate([columns[part] for part in parts]), return_inverse=True
+        )
+        total = np.bincount(place, np.concatenate([weights[part] for part in parts]))
+        new_columns.append(merged)
+        new_weights.append((total / len(row)).astype(np.float32))
+    return _lists(new_columns, new_weights)
+
+
+def _shared(columns, weights, inverse, gallery):
+    """Sum over `columns` of the smaller weight of a query and each gallery row, [G] float64."""
+    start, rows, their_weights = inverse
+    lengths = start[columns + 1] - start[columns]
+    ends = np.cumsum(lengths)
+    places = np.arange(ends[-1]) + np.repeat(start[columns] - (ends - lengths), lengths)
+    smaller = np.minimum(np.repeat(weights, lengths), their_weights[places])
+    return np.bincount(rows[places], smaller, minlength=gallery)
+
+
+def _mutual(neighbours, block):
+    """Whether each neighbour of a point has the point among its own neighbours, [N, k]."""
+    mutual = np.empty(neighbours.shape, bool)
+    for start in range(0, len(neighbours), block):
+        part = neighbours[start : start + block]
+        points = np.arange(start, start + len(part))
+        mutual[start : start + block] = (neighbours[part] == points[:, None, None]).any(axis=2)
+    return mutual
+
+
+def _lists(columns, weights):
+    """One array of each kind for many short ones, with the place where each begins."""
+    start = np.concatenate([[0], np.cumsum([len(column) for column in columns])])
+    return start, np.concatenate(columns).astype(np.int32), np.concatenate(weights)
+
+
+def _tail(lists, first):
+    """The lists of the points from `first` on."""
+    start, columns, weights = lists
+    return start[first:] - start[first], columns[start[first] :], weights[start[first] :]
+
+
+def _inverted(start, entries, weights, columns):
+    """Lists (start, row, weight) by column of lists by row."""
+    rows = np.repeat(np.arange(len(start) - 1, dtype=np.int32), np.diff(start))
+    order = np.argsort(entries, kind="stable")
+    begin = np.concatenate([[0], np.cumsum(np.bincount(entries, minlength=columns))])
+    return begin, rows[order], weights[order]
+
+
+def _distance_blocks(points, block, stop):
+    """(first row, squared distances [b, N]) for blocks of the rows before `stop`."""
+    square = np.einsum("ij,ij->i", points, points)
+    for first in range(0, stop, block):
+        rows = slice(first, min(first + block, stop))
+        distances = points[rows] @ points.T
+        distances *= -2
+        distances += square
+        distances += square[rows, None]
+        yield first, np.maximum(distances, 0, out=distances)
+
+
+def _normalised(query, gallery):
+    """Queries and gallery below each other, L2-normalised, float32 [Q + G, E]."""
+    points = np.concatenate([query, gallery])
+    for start in range(0, len(points), 256):
+        part = points[start : start + 256]
+        norm = np.linalg.norm(part.astype(np.float64), axis=1, keepdims=True)
+        part[:] = part / np.maximum(norm, 1e-12)
+    return points
+
+
+def _check_parameters(k1, k2, lambda_, total):
+    """UserError unless the parameters make sense for `total` points."""
+    if k1 < 1 or k2 < 1 or max(k1 + 1, k2) > total:
+        raise UserError(
+            f"Re-ranking with k1 = {k1} and k2 = {k2} does not fit {total} query and gallery "
+            f"rows: k1 must lie in 1..{total - 1} and k2 in 1..{total}."
+        )
+    if not 0 <= lambda_ <= 1:
+        raise UserError(f"Re-ranking with lambda = {lambda_}: it must lie in 0..1.")

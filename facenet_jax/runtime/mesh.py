@@ -1,0 +1,73 @@
+"""Devices as a one-axis mesh, and how arrays get there."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from data_tfds.errors import UserError
+
+
+def make_mesh() -> Mesh:
+    """All devices of all processes along the axis "data"."""
+    # Explicit axis types became the default of jax.make_mesh; this code wants the partitioner.
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def check_divides(option: str, batch: int, mesh: Mesh) -> None:
+    """Raise UserError unless a batch splits evenly over the devices."""
+    if batch % mesh.size:
+        raise UserError(
+            f"{option} = {batch} does not divide by the {mesh.size} devices; choose a multiple of "
+            f"{mesh.size}, or fewer devices."
+        )
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Host arrays as device arrays that every device holds whole.
+
+    Each process gives its own copy. Unlike `jax.device_put` to several hosts nothing is sent or
+    compared between them, so the copies must be equal.
+    """
+    return put(tree, jax.tree.map(lambda _: NamedSharding(mesh, P()), tree))
+
+
+def divided(tree: Any, mesh: Mesh, smallest: int) -> Any:
+    """The shardings of a tree of arrays (or shapes) whose large leaves are split over the devices.
+
+    A leaf of `smallest` or more elements is split along its longest axis that divides by the number
+    of devices (of equals the last: an axis of stacked layers is short and first); others are whole.
+    """
+
+    def sharding(leaf: Any) -> NamedSharding:
+        axes = [i for i, length in enumerate(leaf.shape) if length % mesh.size == 0]
+        if mesh.size == 1 or math.prod(leaf.shape) < smallest or not axes:
+            return NamedSharding(mesh, P())
+        axis = max(axes, key=lambda i: (leaf.shape[i], i))
+        return NamedSharding(mesh, P(*[None] * axis, "data"))
+
+    return jax.tree.map(sharding, tree)
+
+
+def whole(tree: Any, mesh: Mesh) -> Any:
+    """Device arrays with every leaf whole on every device."""
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(tree)
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Host arrays as device arrays with the given shardings; each process gives its own copy."""
+
+    def one(x: Any, sharding: NamedSharding) -> jax.Array:
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(one, tree, shardings)
+
+
+def split_batch(x: jax.Array, mesh: Mesh, axis: int) -> jax.Array:
+    """x with its batch axis divided over the devices (inside jit)."""
+    spec = P(*[None] * axis, "data")
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))

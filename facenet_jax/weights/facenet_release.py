@@ -1,0 +1,262 @@
+"""FACENet checkpoints of the authors' PyTorch release <-> our variables, by one table.
+
+The release's names are those of spec facenet-official 5.5. `used_rows` lists every tensor that
+takes part in its computation with its place in our tree; `unused_tensors` the rest, which an import
+leaves out and an export fills, since its loader wants them. Nothing is computed: what is imported
+and exported again is equal bit by bit.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from data_tfds.errors import UserError
+from facenet_jax.weights.merge import flatten, nest
+
+TRUNKS = ("base", "base1", "base2")
+BANDS = ("", "N", "T")  # how the release marks the bands R, N, T
+CROSS = ("cross_att.cross_att", "cross_att.cross_att1")  # queries R and N
+LABELS = ("R", "N")
+CLASSES_OF_FC = 1000  # an ImageNet classifier that the release keeps in each trunk
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What the shapes of a release checkpoint say about its model."""
+
+    width: int
+    depth: int  # blocks, the last one included
+    patch: int  # pixels
+    tokens: int  # patches of an image
+    hidden: int  # width inside the MLP
+    identities: int
+    mfmp_heads: int
+    mfmp_head_width: int
+    threshold: float  # of the hard mask M > threshold; the release never moves it from 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    ours: Callable[[np.ndarray], np.ndarray]
+    theirs: Callable[[np.ndarray], np.ndarray]
+
+
+def _patch_rows(kernel: np.ndarray) -> np.ndarray:
+    return kernel.transpose(2, 3, 1, 0).reshape(-1, len(kernel))  # [D,3,p,p] -> [p*p*3, D]
+
+
+def _patch_image(kernel: np.ndarray) -> np.ndarray:
+    patch = math.isqrt(len(kernel) // 3)
+    return kernel.reshape(patch, patch, 3, -1).transpose(3, 2, 0, 1)
+
+
+_SAME = _Layout(lambda x: x, lambda x: x)
+_LINEAR = _Layout(lambda x: x.T, lambda x: x.T)
+_TOKENS = _Layout(lambda x: x[0], lambda x: x[None])
+_PATCH = _Layout(_patch_rows, _patch_image)
+
+Row = tuple[str, str, tuple[int, ...], _Layout]  # their name, our path, index into it, layout
+
+
+def _linear(theirs: str, ours: str, index: tuple[int, ...], bias: bool = True) -> Iterator[Row]:
+    yield f"{theirs}.weight", f"{ours}/kernel", index, _LINEAR
+    if bias:
+        yield f"{theirs}.bias", f"{ours}/bias", index, _SAME
+
+
+def _norm(theirs: str, ours: str, index: tuple[int, ...]) -> Iterator[Row]:
+    yield f"{theirs}.weight", f"{ours}/scale", index, _SAME
+    yield f"{theirs}.bias", f"{ours}/bias", index, _SAME
+
+
+def _block(theirs: str, ours: str, index: tuple[int, ...]) -> Iterator[Row]:
+    yield from _norm(f"{theirs}.norm1", f"{ours}/norm1", index)
+    yield from _linear(f"{theirs}.attn.qkv", f"{ours}/qkv", index)
+    yield from _linear(f"{theirs}.attn.proj", f"{ours}/proj", index)
+    yield from _norm(f"{theirs}.norm2", f"{ours}/norm2", index)
+    yield from _linear(f"{theirs}.mlp.fc1", f"{ours}/fc1", index)
+    yield from _linear(f"{theirs}.mlp.fc2", f"{ours}/fc2", index)
+
+
+def _neck(theirs: str, ours: str, index: tuple[int, ...]) -> Iterator[Row]:
+    yield f"{theirs}.weight", f"params/{ours}/scale", index, _SAME
+    yield f"{theirs}.running_mean", f"batch_stats/{ours}/mean", index, _SAME
+    yield f"{theirs}.running_var", f"batch_stats/{ours}/var", index, _SAME
+    yield f"{theirs}.bias", f"batch_stats/{ours}/bias", index, _SAME  # frozen, so no parameter
+
+
+def used_rows(depth: int) -> Iterator[Row]:
+    """(their name, our path, index into its leading axes, layout) of every tensor that counts."""
+    for m, (base, band) in enumerate(zip(TRUNKS, BANDS, strict=True)):
+        yield f"{base}.cls_token", "params/trunk/class_token", (m,), _TOKENS
+        yield f"{base}.pos_embed", "params/trunk/position", (m,), _TOKENS
+        yield f"{base}.patch_embed.proj.weight", "params/trunk/patch/kernel", (m,), _PATCH
+        yield f"{base}.patch_embed.proj.bias", "params/trunk/patch/bias", (m,), _SAME
+        for i in range(depth - 1):
+            yield from _block(f"{base}.blocks.{i}", "params/trunk/blocks", (m, i))
+        yield from _block(f"b1{band}.0", "params/last/block", (m,))
+        yield from _norm(f"b1{band}.1", "params/last/norm", (m,))
+        yield from _neck(f"bottleneck{band}", "neck", (m,))
+        yield from _linear(f"classifier{band}", "params/classifier", (m,), bias=False)
+    for a, (cross, label) in enumerate(zip(CROSS, LABELS, strict=True)):
+        yield from _norm(f"{cross}.fn.norm", "params/mfmp/norm", (a,))
+        yield from _norm(f"{cross}.fn.fn.norm", "params/mfmp/norm2", (a,))
+        for part in ("query", "key", "value"):
+            yield from _linear(f"{cross}.fn.fn.{part}_proj", f"params/mfmp/{part}", (a,), False)
+        yield from _linear(f"{cross}.fn.fn.out_proj", "params/mfmp/out", (a,))
+        yield from _block(f"b_{label}_label.0", "params/flare_head/block", (a,))
+        yield from _norm(f"b_{label}_label.1", "params/flare_head/norm", (a,))
+        yield from _neck(f"bottleneck_{label}_label", "flare_head/neck", (a,))
+        yield from _linear(f"classifier_{label}_label", "params/flare_head/classifier", (a,), False)
+
+
+def unused_tensors(
+    state: Mapping[str, np.ndarray], width: int, depth: int
+) -> dict[str, np.ndarray]:
+    """{name: values} of the tensors that the release keeps and never uses, fit for `state`.
+
+    Its `blocks.{L-1}`, `norm` and `b2*` are copies of the branch's own last block and norm, as when
+    the release builds them; classifiers and projections that nothing calls are zero.
+    """
+    filled = {}
+    for base, band in zip(TRUNKS, BANDS, strict=True):
+        for name in [name for name in state if name.startswith(f"b1{band}.")]:
+            tail = name.removeprefix(f"b1{band}.")
+            filled[f"b2{band}.{tail}"] = state[name]
+            own = f"norm.{tail[2:]}" if tail.startswith("1.") else f"blocks.{depth - 1}.{tail[2:]}"
+            filled[f"{base}.{own}"] = state[name]
+        filled[f"{base}.fc.weight"] = np.zeros((CLASSES_OF_FC, width), np.float32)
+        filled[f"{base}.fc.bias"] = np.zeros(CLASSES_OF_FC, np.float32)
+    for cross in CROSS:
+        out = f"{cross}.fn.fn.out_proj.weight"
+        filled[f"{cross}.fn.fn.to_out.0.weight"] = np.zeros_like(state[out])
+        filled[f"{cross}.fn.fn.to_out.0.bias"] = np.zeros(width, np.float32)
+    necks = [f"bottleneck{band}" for band in BANDS] + [f"bottleneck_{x}_label" for x in LABELS]
+    for neck in necks:
+        filled[f"{neck}.num_batches_tracked"] = np.zeros((), np.int64)
+    return filled
+
+
+def is_release(state: Mapping[str, np.ndarray]) -> bool:
+    """Whether the names are those of a whole FACENet of the release."""
+    return any(re.match(r"(module\.)?(base1?\.|b1N\.)", name) for name in state)
+
+
+def import_release(
+    state: Mapping[str, np.ndarray], source: str = "the checkpoint"
+) -> tuple[dict[str, Any], Sizes]:
+    """({"params": ..., "batch_stats": ...} float32, sizes) of a state dict of the release.
+
+    Raises `UserError` with both sides of every mismatch.
+    """
+    state = {name.removeprefix("module."): array for name, array in state.items()}
+    if not is_release(state):
+        raise UserError(f"{source} is no FACENet of the PyTorch release: it has no base1.* tensors")
+    blocks = [re.match(r"base\.blocks\.(\d{1,3})\.", name) for name in state]
+    depth = 1 + max((int(match[1]) for match in blocks if match), default=0)
+    rows = list(used_rows(depth))
+    missing = sorted({"threshold", *(row[0] for row in rows)} - set(state))
+    if missing:
+        raise UserError(f"{source} lacks {', '.join(missing)}")
+    sizes = _sizes(state, depth, source)
+    used = {name: state[name] for name, *_ in rows}
+    expected = {"threshold", *used, *unused_tensors(used, sizes.width, depth)}
+    problems = [f"it lacks {name}" for name in sorted(expected - set(state))]
+    problems += [f"there is no place for {name}" for name in sorted(set(state) - expected)]
+    problems += _wrong_shapes(state, sizes)
+    if problems:
+        raise UserError(f"{source} is not the release's FACENet: {'; '.join(problems)}")
+    parts: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
+    for name, path, index, layout in rows:
+        value = np.asarray(layout.ours(state[name]), np.float32)
+        parts.setdefault(path, {})[index] = value
+    return nest({path: _stack(pieces) for path, pieces in parts.items()}), sizes
+
+
+def _stack(pieces: Mapping[tuple[int, ...], np.ndarray]) -> np.ndarray:
+    lead = tuple(
+        1 + max(index[axis] for index in pieces) for axis in range(len(next(iter(pieces))))
+    )
+    values = np.stack([pieces[index] for index in np.ndindex(*lead)])
+    return values.reshape(*lead, *values.shape[1:])
+
+
+def _sizes(state: Mapping[str, np.ndarray], depth: int, source: str) -> Sizes:
+    try:
+        inner, width = state[f"{CROSS[0]}.fn.fn.query_proj.weight"].shape
+        identities, _ = state["classifier.weight"].shape
+        hidden, _ = state["b1.0.mlp.fc1.weight"].shape
+        _, tokens, _ = state["base.pos_embed"].shape
+        _, _, _, patch = state["base.patch_embed.proj.weight"].shape
+        (threshold,) = map(float, state["threshold"])
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{source} has tensors of other ranks than the release's FACENet"
+        ) from error
+    if width < 1 or inner % width:
+        raise UserError(
+            f"{source} has an MFMP of {inner} features, no multiple of its width {width}"
+        )
+    heads = inner // width  # its attention is scaled by 1 / sqrt(D): one head has the width D
+    return Sizes(width, depth, patch, tokens - 1, hidden, identities, heads, width, threshold)
+
+
+def _wrong_shapes(state: Mapping[str, np.ndarray], s: Sizes) -> list[str]:
+    inner = s.mfmp_heads * s.mfmp_head_width
+    by_ending = {
+        "cls_token": (1, 1, s.width),
+        "pos_embed": (1, 1 + s.tokens, s.width),
+        "patch_embed.proj.weight": (s.width, 3, s.patch, s.patch),
+        "attn.qkv.weight": (3 * s.width, s.width),
+        "attn.qkv.bias": (3 * s.width,),
+        "attn.proj.weight": (s.width, s.width),
+        "mlp.fc1.weight": (s.hidden, s.width),
+        "mlp.fc1.bias": (s.hidden,),
+        "mlp.fc2.weight": (s.width, s.hidden),
+        "query_proj.weight": (inner, s.width),
+        "key_proj.weight": (inner, s.width),
+        "value_proj.weight": (inner, s.width),
+        "out_proj.weight": (s.width, inner),
+        "_label.weight": (2, s.width),
+    }
+    problems = []
+    for name, *_ in used_rows(s.depth):
+        shape = (s.width,)
+        if re.fullmatch(r"classifier[NT]?\.weight", name):
+            shape = (s.identities, s.width)
+        elif not name.startswith("bottleneck"):
+            shape = next((v for end, v in by_ending.items() if name.endswith(end)), shape)
+        if state[name].shape != shape:
+            problems.append(f"{name} is {list(state[name].shape)} instead of {list(shape)}")
+    return problems
+
+
+def export_release(variables: Mapping[str, Any], threshold: float = 0.0) -> dict[str, np.ndarray]:
+    """The state dict of the release that `variables` of the `official` preset amount to.
+
+    `threshold` is that of the hard mask, M > threshold.
+
+    Raises `UserError` where the tree is not that of the `official` preset with MFMP and flare
+    heads, with both sides of the difference.
+    """
+    ours = flatten({key: variables[key] for key in ("params", "batch_stats")})
+    blocks = ours.get("params/trunk/blocks/qkv/bias")
+    depth = 1 if blocks is None else 1 + blocks.shape[-2]
+    rows = list(used_rows(depth))
+    wanted = {row[1] for row in rows}
+    problems = [f"it has no {path}" for path in sorted(wanted - set(ours))]
+    problems += [f"the release has no {path}" for path in sorted(set(ours) - wanted)]
+    if not problems and ours["params/trunk/position"].ndim != 3:
+        problems.append("its three bands share one trunk, the release has three")
+    if problems:
+        raise UserError(f"Only the official preset can be exported: {'; '.join(problems)}.")
+    state = {
+        name: np.ascontiguousarray(layout.theirs(np.asarray(ours[path], np.float32)[index]))
+        for name, path, index, layout in rows
+    }
+    state["threshold"] = np.full(1, threshold, np.float32)
+    return state | unused_tensors(state, ours["params/neck/scale"].shape[-1], depth)

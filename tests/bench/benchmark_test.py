@@ -1,0 +1,130 @@
+import importlib
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from data_tfds.errors import UserError
+from facenet_jax.bench import flops, synthetic
+from facenet_jax.run import on_devices
+from facenet_jax.step import used_losses
+from tests.support import tiny_run as tiny
+
+sys.path.insert(0, str(tiny.ROOT / "scripts"))
+benchmark = importlib.import_module("benchmark")
+
+pytestmark = pytest.mark.usefixtures("quick_compile", "two_devices")
+
+
+@pytest.fixture
+def two_devices(monkeypatch):
+    monkeypatch.setattr(synthetic, "make_mesh", lambda: tiny.make_mesh(2))
+
+
+def small(**changes):
+    """The tiny config in the size of the smallest data set."""
+    return tiny.config(**{"data__name": "msvr310", "train__steps_per_dispatch": 2} | changes)
+
+
+def measured(what, chunks=3, **changes):
+    config = small(**changes)
+    return benchmark.run_benchmark(config, benchmark.Options(what, chunks, time.time())), config
+
+
+@pytest.mark.parametrize("what", ["train", "embed"])
+def test_a_rate_its_flops_and_their_share_of_the_peak_agree(what):
+    result, config = measured(what)
+    batch = 8
+    assert (result["what"], result["batch"], result["steps_per_chunk"]) == (what, batch, 2)
+    assert len(result["chunk_seconds"]) == 3
+    seconds = np.median(result["chunk_seconds"])
+    np.testing.assert_allclose(result["rate"], 2 * batch / seconds)
+    np.testing.assert_allclose(result["ms_per_step"], 1e3 * seconds / 2)
+    low, high = result["rate_quartiles"]
+    assert 0 < low <= result["rate"] <= high
+    if what == "train":
+        own = flops.training(config.model, config.data.image_size, 155, used_losses(config))
+        assert np.isfinite(result["loss"])
+    else:
+        own = flops.embedding(config.model, config.data.image_size)
+    assert result["flops_by_part"] == own
+    assert result["flops_per_triplet"] == sum(own.values())
+    # A network of width 16 is mostly elementwise.
+    assert 1.05 < result["xla_flops_per_triplet"] / sum(own.values()) < 3
+    used = result["rate"] * result["flops_per_triplet"] / result["peak_flops_per_second"]
+    assert "x 2" in result["peak_how"]
+    np.testing.assert_allclose(result["mfu"], used)
+    assert 0 < result["compile_seconds"] < result["start_to_first_step_seconds"]
+    holds = result["memory"]
+    assert holds["process_peak"] > holds["program_arguments"] > 0
+    assert holds["device_peak"] is None  # a CPU does not tell
+    assert len(result["devices"]) == result["device_count"] == 8
+    assert result["packages"].keys() >= {"jax", "jaxlib", "flax", "optax"}
+    assert result["commit"] is None or len(result["commit"].rstrip("+")) == 40
+    text = benchmark.report({"file": "x.py", **result})
+    assert "MFU" in text
+    assert f"{result['rate']:.4g}, quartiles" in text
+
+
+def test_an_evaluation_is_its_embeddings_and_its_ranking():
+    result, _ = measured("evaluate")
+    assert (result["queries"], result["gallery"]) == (591, 1055)
+    total = np.median(result["chunk_seconds"])
+    assert result["embed_seconds"] > 0 < result["rank_seconds"]
+    np.testing.assert_allclose(
+        result["embed_seconds"] + result["rank_seconds"], total, rtol=0.5
+    )  # medians of the parts are not the parts of the median
+
+
+def test_input_is_measured_alone_and_under_training(tmp_path):
+    config = small(model__depth=1, model__flare_heads=False, losses__mask_kl=0.0)
+    options = benchmark.Options("input", 2, time.time(), folder=str(tmp_path))
+    result = benchmark.run_benchmark(config, options)
+    for name in ("host", "devices", "training_streamed", "training_resident"):
+        assert result[f"{name}_rate"] > 0
+    ratio = result["devices_rate"] / result["training_resident_rate"]
+    np.testing.assert_allclose(result["devices_to_training"], ratio)
+    assert result["bytes_per_triplet"] == 3 * 3 * np.prod(tiny.SIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_writes_what_it_says(tmp_path, monkeypatch, capsys):
+    file, trace = tmp_path / "r.json", tmp_path / "trace"
+    arguments = ["--what=embed", "--chunks=1", "--steps_per_chunk=1", f"--json={file}"]
+    arguments += [f"--profile={trace}", "--compile_cache=", "--config.data.name=msvr310"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", f"--config={tiny.__file__}", *arguments])
+    benchmark.main()
+    result = json.loads(file.read_text())
+    assert result["config"]["data"]["name"] == "msvr310"
+    assert (result["steps_per_chunk"], result["chunks"]) == (1, 1)
+    assert f"{result['rate']:.4g}" in capsys.readouterr().out
+    assert list(trace.rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--chunks=0"], "chunks"),
+        (["--json=nowhere/r.json"], "nowhere"),
+        (["--config.data.name=folder/camera"], "size is not known"),
+        (["--config.evaluate.batch=7"], "does not divide"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(arguments, text, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", f"--config={tiny.__file__}", *arguments])
+    with pytest.raises(UserError, match=text):
+        benchmark.main()
+
+
+def test_noise_has_the_size_of_the_data_set():
+    config = small(data__name="wmveid863", data__image_size=(8, 8))
+    run = synthetic.run(config, 3, train=True, test=True)
+    assert len(run.dataset.train) == 3482
+    assert len(np.unique(run.dataset.train.identity)) == 603
+    assert (len(run.dataset.query), len(run.dataset.gallery)) == (1228, 1228)
+    assert run.plan.rows.shape == (3, 8)
+    data = on_devices(run, run.dataset.train)
+    assert data.images[0].shape == (3482, 8, 8, 3)
+    assert 0.25 < np.asarray(data.flare).mean() < 0.35

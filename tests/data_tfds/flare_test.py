@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_tfds import flare
+from data_tfds.errors import UserError
+
+
+def slow_histogram_ratio(image):
+    """The release's rule, value by value."""
+    values = image.astype(np.float32).ravel() / np.float32(255)
+    lo, hi = values.min(), values.max()
+    if lo == hi:
+        return 0.0
+    bins = np.minimum(99, np.floor((values - lo) / (hi - lo) * np.float32(100)))
+    return np.count_nonzero(bins >= 98) / values.size
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_histogram_ratio_equals_the_slow_rule(seed):
+    rng = np.random.default_rng(seed)
+    lo, hi = sorted(rng.choice(256, 2, replace=False))
+    image = rng.integers(lo, hi + 1, (9, 7, 3), dtype=np.uint8)
+    assert flare.histogram_ratio(image) == slow_histogram_ratio(image)
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "value"), [(14, 64, 63), (28, 128, 126), (29, 129, 127), (78, 128, 127)]
+)
+def test_the_four_values_where_float32_leaves_the_integer_rule(lo, hi, value):
+    assert 100 * (value - lo) >= 98 * (hi - lo)
+    image = np.full((2, 2, 3), value, np.uint8)
+    image[0, 0] = lo
+    image[1, 1, 0] = hi
+    assert flare.histogram_ratio(image) == 1 / 12  # only hi itself is in the top two bins
+
+
+def test_histogram_uses_the_range_of_the_image():
+    image = np.zeros((10, 10, 3), np.uint8)
+    image[0] = 98
+    image[1, 0, 0] = 100
+    assert flare.histogram_ratio(image) == 31 / 300
+    image[1, 0, 0] = 255
+    assert flare.histogram_ratio(image) == 1 / 300
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_constant_image_has_no_histogram_flare(value):
+    assert flare.histogram_ratio(np.full((4, 4, 3), value, np.uint8)) == 0.0
+
+
+def test_luma_fraction_counts_251_to_255():
+    image = np.full((4, 5, 3), 250, np.uint8)
+    assert flare.luma_fraction(image) == 0.0
+    image[0, 0] = 251
+    image[0, 1] = 255
+    assert flare.luma_fraction(image) == 2 / 20
+    image[1] = [255, 255, 0]  # luma 226: a saturated pair of channels is no saturated pixel
+    assert flare.luma_fraction(image) == 2 / 20
+
+
+def test_statistics_take_a_pillow_image_too():
+    image = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    assert flare.luma_fraction(Image.fromarray(image)) == flare.luma_fraction(image)
+    assert flare.histogram_ratio(Image.fromarray(image)) == flare.histogram_ratio(image)
+
+
+FRACTION = np.array([[0.05, 0.06], [0.01, 0.0], [0.5, 0.04], [0.1, 0.2]], np.float32)
+RATIO = np.array([[0.095, 0.2], [0.0949, 0.1], [0.0, 0.0], [0.3, 0.3]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "rule", "threshold", "expected"),
+    [
+        ("luma", "per_modality", 0.05, [[0, 1], [0, 0], [1, 0], [1, 1]]),
+        ("luma", "either", 0.05, [[1, 1], [0, 0], [1, 1], [1, 1]]),
+        ("luma", "both", 0.05, [[0, 0], [0, 0], [0, 0], [1, 1]]),
+        ("histogram", "per_modality", 0.095, [[1, 1], [0, 1], [0, 0], [1, 1]]),
+        ("histogram", "both", 0.095, [[1, 1], [0, 0], [0, 0], [1, 1]]),
+    ],
+)
+def test_labels(statistic, rule, threshold, expected):
+    found = flare.labels(FRACTION, RATIO, statistic=statistic, rule=rule, threshold=threshold)
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found, np.array(expected, bool))
+
+
+def test_unknown_statistic_and_rule_are_refused():
+    with pytest.raises(UserError, match="flare_statistic"):
+        flare.labels(FRACTION, RATIO, statistic="grey", rule="both", threshold=0.1)
+    with pytest.raises(UserError, match="flare_rule"):
+        flare.labels(FRACTION, RATIO, statistic="luma", rule="all", threshold=0.1)

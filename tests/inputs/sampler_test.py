@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+
+from data_tfds.errors import UserError
+from facenet_jax.inputs.sampler import epoch_batches, pk_plan
+
+SIZES = {3: 8, 40: 9, 7: 5, -2: 4, 11: 11, 90: 3, 12: 1}
+"""Rows of each identity; 90 and 12 have fewer than K = 4."""
+P, K = 3, 4
+
+
+def labels(seed=0):
+    """Labels in no order, each as often as SIZES says."""
+    identity = np.repeat(list(SIZES), list(SIZES.values()))
+    return np.random.default_rng(seed).permutation(identity)
+
+
+def plan(identity, *, seed=5, epochs=20, steps=0, p=P, k=K):
+    return pk_plan(identity, seed=seed, p=p, k=k, epochs=epochs, steps=steps)
+
+
+def test_every_batch_has_p_identities_of_k_rows_side_by_side():
+    identity = labels()
+    result = plan(identity)
+    assert result.rows.dtype == result.epoch.dtype == np.int32
+    groups = identity[result.rows].reshape(-1, P, K)
+    assert (groups == groups[:, :, :1]).all()
+    assert all(len(set(batch)) == P for batch in groups[:, :, 0])
+
+
+def test_no_row_comes_twice_in_an_epoch_where_an_identity_has_enough():
+    identity = labels()
+    result = plan(identity)
+    assert list(np.unique(result.epoch)) == list(range(1, 21))
+    assert (np.diff(result.epoch) >= 0).all()
+    drawn_often = set()
+    for epoch in range(1, 21):
+        rows = result.rows[result.epoch == epoch].ravel()
+        count = np.bincount(rows, minlength=len(identity))
+        for label, size in SIZES.items():
+            mine = count[identity == label]
+            if size >= K:
+                assert mine.max() <= 1
+                assert mine.sum() <= size // K * K  # the remainder is dropped
+            else:
+                assert mine.sum() in (0, K)  # one group, drawn with replacement
+                drawn_often |= {label} if mine.max() > 1 else set()
+    assert drawn_often == {90, 12}
+
+
+def test_an_epoch_ends_when_fewer_than_p_identities_have_a_group_left():
+    """Groups by label: 2, 2, 1, 1, 2, 1, 1, ten in all; three of them make a batch."""
+    identity = labels()
+    result = plan(identity)
+    groups = {label: max(size // K, 1) for label, size in SIZES.items()}
+    for epoch in range(1, 21):
+        drawn = identity[result.rows[result.epoch == epoch][:, ::K]].ravel()
+        left = [label for label, n in groups.items() if (drawn == label).sum() < n]
+        assert len(left) < P
+
+
+def test_all_rows_are_reached():
+    identity = labels()
+    assert set(plan(identity).rows.ravel()) == set(range(len(identity)))
+
+
+def test_an_epoch_depends_on_seed_and_number_alone():
+    """Epoch 3 alone, drawn by Philox with the key (seed, 3), is epoch 3 of the whole."""
+    identity = labels()
+    result = plan(identity)
+    groups = [np.flatnonzero(identity == label) for label in np.unique(identity)]
+    generator = np.random.Generator(np.random.Philox(key=[5, 3]))
+    alone = epoch_batches(groups, generator, P, K)
+    np.testing.assert_array_equal(result.rows[result.epoch == 3], alone)
+    np.testing.assert_array_equal(plan(identity).rows, result.rows)
+    assert not np.array_equal(result.rows[result.epoch == 4][: len(alone)], alone)
+    other = plan(identity, seed=6)
+    assert not np.array_equal(other.rows[:5], result.rows[:5])
+
+
+def test_identities_are_drawn_evenly():
+    """With one group each and P = 2 of 6, every identity opens a batch as often as any other."""
+    identity = np.repeat(np.arange(6), 4)
+    result = plan(identity, p=2, epochs=600)
+    first = identity[result.rows[:: 6 // 2, 0]]  # the first of each epoch
+    counts = np.bincount(first, minlength=6)
+    assert len(first) == 600
+    assert np.abs(counts - 100).max() < 4 * (600 * 1 / 6 * 5 / 6) ** 0.5
+
+
+def test_steps_cut_the_plan_or_stretch_it():
+    identity = labels()
+    whole = plan(identity)
+    for steps in (1, 7, len(whole.epoch) - 1):
+        cut = plan(identity, steps=steps, epochs=1)
+        np.testing.assert_array_equal(cut.rows, whole.rows[:steps])
+        np.testing.assert_array_equal(cut.epoch, whole.epoch[:steps])
+    assert len(plan(identity, steps=200, epochs=1).epoch) == 200
+
+
+def test_labels_may_be_any_numbers_in_any_order():
+    """Renaming the identities in an order-preserving way changes nothing."""
+    identity = labels()
+    _, renamed = np.unique(identity, return_inverse=True)
+    np.testing.assert_array_equal(plan(identity).rows, plan(renamed * 1000 - 7).rows)
+
+
+def test_too_few_identities_are_named():
+    with pytest.raises(
+        UserError, match=r"has 7 identities, but a batch .*identities_per_batch = 8"
+    ):
+        plan(labels(), p=8)
+    assert len(plan(labels(), p=7, epochs=1).rows) == 1

@@ -1,0 +1,196 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from facenet_jax.models.layers import (
+    BatchNorm,
+    Block,
+    Dense,
+    LayerNorm,
+    attention,
+    drop_path,
+    gelu,
+    scores,
+)
+from tests.support import tiny_run as tiny
+from tests.support.tiny_run import noise
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+KEY = jax.random.key(0)
+
+
+def shaken(layer, *arguments):
+    """Random variables of a layer."""
+    return tiny.draw(jax.eval_shape(lambda: layer.init(KEY, *arguments)))
+
+
+def test_dense_computes_a_slice_of_its_columns():
+    layer, x = Dense(6), noise(2, 3, 4)
+    variables = shaken(layer, x)
+    kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
+    expected = np.asarray(x) @ np.asarray(kernel) + np.asarray(bias)
+    np.testing.assert_allclose(layer.apply(variables, x), expected, rtol=1e-5, atol=1e-6)
+    part = layer.apply(variables, x, slice(2, 5))
+    np.testing.assert_allclose(part, expected[..., 2:5], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-5])
+def test_layer_norm_equals_numpy_far_from_zero_mean(epsilon):
+    """A mean 1000 times the spread: E[x^2] - E[x]^2 in float32 would keep one digit."""
+    layer, x = LayerNorm(epsilon), noise(3, 5, 16, scale=0.01) + 10.0
+    variables = shaken(layer, x)
+    y = np.asarray(x, np.float64)
+    y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + epsilon)
+    expected = y * np.asarray(variables["params"]["scale"]) + np.asarray(
+        variables["params"]["bias"]
+    )
+    np.testing.assert_allclose(layer.apply(variables, x), expected, rtol=1e-3, atol=1e-3)
+    assert layer.apply(variables, x.astype(jnp.bfloat16)).dtype == jnp.float32
+
+
+def test_batch_norm_keeps_statistics_as_torch_does():
+    layer, x = BatchNorm(), noise(6, 5) * 3 + 1
+    variables = shaken(layer, x, True)
+    scale = np.asarray(variables["params"]["scale"])
+    stats = {name: np.asarray(v) for name, v in variables["batch_stats"].items()}
+
+    y, changed = layer.apply(variables, x, True, mutable=["batch_stats"])
+    x = np.asarray(x)
+    mean, biased, unbiased = x.mean(0), x.var(0), x.var(0, ddof=1)
+    expected = (x - mean) / np.sqrt(biased + 1e-5) * scale + stats["bias"]
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    changed = changed["batch_stats"]
+    np.testing.assert_array_equal(changed["bias"], stats["bias"])  # frozen
+    np.testing.assert_allclose(changed["mean"], 0.9 * stats["mean"] + 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(changed["var"], 0.9 * stats["var"] + 0.1 * unbiased, rtol=1e-5)
+
+    y = layer.apply(variables, jnp.asarray(x), False)
+    expected = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * scale + stats["bias"]
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_of_one_sample_is_finite():
+    layer, x = BatchNorm(), noise(1, 5)
+    y, changed = layer.apply(shaken(layer, x, True), x, True, mutable=["batch_stats"])
+    assert np.isfinite(y).all()
+    assert np.isfinite(changed["batch_stats"]["var"]).all()
+
+
+def test_drop_path_zeroes_whole_samples_and_scales_the_others():
+    x = noise(2000, 3, 2)
+    y = np.asarray(drop_path(KEY, x, jnp.float32(0.25)))
+    dropped = (y == 0).all(axis=(1, 2))
+    np.testing.assert_array_equal(y[~dropped], np.asarray(x)[~dropped] * np.float32(1 / 0.75))
+    assert abs(dropped.mean() - 0.25) < 3.5 * (0.25 * 0.75 / 2000) ** 0.5
+    np.testing.assert_array_equal(drop_path(KEY, x, jnp.float32(0.0)), x)
+
+
+def block(**options):
+    return Block(**{"heads": 2, "drop": False, "dtype": jnp.float32, "attention": "xla"} | options)
+
+
+def run_block(layer, variables, x, train=False):
+    return layer.apply(variables, x, jnp.float32(0.3), train, rngs={"dropout": KEY})
+
+
+def block_in_numpy(params, x, heads):
+    """A pre-norm block in float64."""
+    erf = np.vectorize(math.erf)
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+    def norm(x, scale, bias):
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * (
+            scale
+        ) + bias
+
+    def dense(x, kernel, bias):
+        return x @ kernel + bias
+
+    batch, n, width = x.shape
+    head = width // heads
+    qkv = dense(norm(x, **p["norm1"]), **p["qkv"]).reshape(batch, n, 3, heads, head)
+    q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+    score = np.einsum("bqhd,bkhd->bhqk", q, k) / head**0.5
+    weight = np.exp(score - score.max(-1, keepdims=True))
+    weight /= weight.sum(-1, keepdims=True)
+    x = x + dense(np.einsum("bhqk,bkhd->bqhd", weight, v).reshape(batch, n, width), **p["proj"])
+    y = dense(norm(x, **p["norm2"]), **p["fc1"])
+    return x + dense(y * 0.5 * (1 + erf(y / 2**0.5)), **p["fc2"])
+
+
+def test_block_equals_numpy_with_exact_gelu():
+    layer, x = block(), noise(2, 5, 8)
+    variables = shaken(layer, x, jnp.float32(0), False)
+    expected = block_in_numpy(variables["params"], np.asarray(x, np.float64), 2)
+    np.testing.assert_allclose(run_block(layer, variables, x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_class_only_block_gives_the_class_token_and_gradients_of_the_whole_block(train):
+    """Drop path included: it acts on samples, so both forms draw the same mask."""
+    layer, short, x = block(drop=True), block(drop=True, class_only=True), noise(4, 5, 8)
+    variables = shaken(layer, x, jnp.float32(0), False)
+
+    def first(layer):
+        return lambda v: jnp.sum(jnp.sin(run_block(layer, v, x, train)[:, 0]))
+
+    np.testing.assert_allclose(
+        run_block(short, variables, x, train)[:, 0],
+        run_block(layer, variables, x, train)[:, 0],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    whole, part = (jax.jit(jax.grad(first(form)))(variables) for form in (layer, short))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole, part)
+
+
+def test_bfloat16_products_leave_the_residual_stream_float32():
+    x = noise(2, 5, 8, scale=1000.0)
+    layer, exact = block(dtype=jnp.bfloat16), block()
+    variables = shaken(exact, x, jnp.float32(0), False)
+    with jax.numpy_dtype_promotion("standard"):  # which jax.nn.dot_product_attention needs
+        y = run_block(layer, variables, x)
+    assert y.dtype == jnp.float32
+    # The update is small against x; a stream kept in bfloat16 would be off by up to 2 here.
+    np.testing.assert_allclose(y, run_block(exact, variables, x), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("queries", [9, 1])
+def test_attention_is_that_of_jax(queries):
+    """Values and gradients, in float32."""
+    q, k, v, g = (tiny.noise(2, t, 3, 8, seed=i) for i, t in enumerate((queries, 9, 9, queries)))
+    ours, ours_vjp = jax.vjp(attention, q, k, v)
+    theirs, theirs_vjp = jax.vjp(jax.nn.dot_product_attention, q, k, v)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    for a, b in zip(ours_vjp(g), theirs_vjp(g), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_multiplies_bfloat16_alone_and_sums_scores_in_float32():
+    q, k, v, g = (tiny.noise(2, 9, 3, 8, seed=i) for i in range(4))
+    half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    assert scores(*half[:2]).dtype == jnp.float32
+    _, vjp = jax.vjp(attention, *half)
+    text = str(jax.make_jaxpr(vjp)(g.astype(jnp.bfloat16)))
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products
+    assert not [line for line in products if "f32" in line.split("=")[0].replace("bf16", "")]
+    exact = jax.vjp(attention, q, k, v)[1](g)
+    for a, b in zip(vjp(g.astype(jnp.bfloat16)), exact, strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert np.abs(np.asarray(a, np.float32) - b).max() < 0.02 * np.abs(b).max()
+
+
+def test_gelu_is_the_exact_one():
+    """Not the tanh form; against the error function of the C library, and its slope."""
+    x = np.linspace(-6, 6, 241, dtype=np.float32)
+    phi = np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x])
+    np.testing.assert_allclose(gelu(x), x * phi, atol=1e-6)
+    slope = phi + x * np.exp(-(x.astype(np.float64) ** 2) / 2) / math.sqrt(2 * math.pi)
+    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), slope, atol=1e-6)
+    half = gelu(jnp.asarray(x, jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16

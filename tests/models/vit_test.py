@@ -1,0 +1,142 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from facenet_jax.models import vit
+from tests.support import tiny_run as tiny
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "stride", "grid"),
+    [
+        ((256, 128), 16, 16, (16, 8)),
+        ((256, 128), 16, 12, (21, 10)),
+        ((128, 256), 16, 16, (8, 16)),
+        ((33, 20), 8, 8, (4, 2)),  # with pixels left over
+    ],
+)
+def test_patches_and_dense_are_a_convolution(size, patch, stride, grid):
+    assert vit.grid(size, patch, stride) == grid
+    images, kernel = tiny.noise(2, *size, 3), tiny.noise(patch, patch, 3, 5, seed=1)
+    x = vit.patches(images, patch, stride)
+    assert x.shape == (2, grid[0] * grid[1], patch * patch * 3)
+    convolution = jax.lax.conv_general_dilated(
+        images,
+        kernel,
+        (stride, stride),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )
+    np.testing.assert_allclose(
+        x @ kernel.reshape(-1, 5), convolution.reshape(2, -1, 5), rtol=1e-4, atol=1e-4
+    )
+
+
+FIELDS = {
+    "width": 8,
+    "depth": 3,
+    "heads": 2,
+    "patch": 8,
+    "stride": 8,
+    "drop_rates": (0.0, 0.3, 0.6),
+    "dtype": jnp.float32,
+    "attention": "xla",
+    "remat": "none",
+    "unroll": 1,
+}
+
+
+def trunk(**changes):
+    return vit.Trunk(**FIELDS | changes)
+
+
+@functools.cache
+def values_and_gradients(remat, unroll):
+    """Tokens of a training step with drop path, and the gradient of a function of them."""
+    layer, images = (
+        trunk(remat=remat, unroll=unroll),
+        tiny.noise(4, 16, 8, 3),
+    )
+    variables = tiny.draw(jax.eval_shape(lambda: layer.init(KEY, images, False)))
+
+    @jax.jit
+    def both(variables):
+        def objective(variables):
+            tokens = layer.apply(variables, images, True, rngs={"dropout": jax.random.key(3)})
+            return jnp.sum(jnp.sin(tokens)), tokens
+
+        return jax.value_and_grad(objective, has_aux=True)(variables)
+
+    return both(variables)
+
+
+def bytes_kept(remat):
+    """What the forward pass of three stacked trunks leaves for the backward pass."""
+    layer = vit.stacked(vit.Trunk, (0, None))(**FIELDS | {"remat": remat})
+    images = tiny.noise(3, 8, 32, 16, 3)
+    variables = tiny.draw(jax.eval_shape(lambda: layer.init(KEY, images, False)))
+    _, vjp = jax.vjp(lambda v: layer.apply(v, images, False), variables)
+    return sum(x.nbytes for x in jax.tree.leaves(vjp))
+
+
+def test_rematerialisation_keeps_less_and_less():
+    nothing, products, all_of_it = map(bytes_kept, ("full", "dots", "none"))
+    assert 1.2 * nothing < products < 0.8 * all_of_it
+
+
+@pytest.mark.parametrize(("remat", "unroll"), [("full", 1), ("dots", 0), ("none", 2)])
+def test_remat_and_unroll_change_no_value_and_no_gradient(remat, unroll):
+    (_, tokens), gradients = values_and_gradients("none", 1)
+    (_, others), other_gradients = values_and_gradients(remat, unroll)
+    np.testing.assert_allclose(others, tokens, rtol=1e-5, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        other_gradients,
+        gradients,
+    )
+
+
+def test_drop_path_follows_its_rates():
+    """A rate near 1 in every block leaves patches and positions alone; 0 changes nothing."""
+    images = tiny.noise(4, 16, 8, 3)
+    layer = trunk(drop_rates=(0.9999,) * 3)
+    variables = tiny.draw(jax.eval_shape(lambda: layer.init(KEY, images, False)))
+    rngs = {"dropout": jax.random.key(3)}
+    embedded = trunk(depth=0, drop_rates=()).apply(variables, images, False)
+    np.testing.assert_array_equal(layer.apply(variables, images, True, rngs=rngs), embedded)
+    still = trunk(drop_rates=(0.0,) * 3)
+    np.testing.assert_array_equal(
+        still.apply(variables, images, True), layer.apply(variables, images, False)
+    )
+
+
+def test_blocks_run_in_the_order_of_their_parameters():
+    """The scanned trunk equals its blocks called one by one."""
+    layer, images = trunk(), tiny.noise(2, 16, 8, 3)
+    variables = tiny.draw(jax.eval_shape(lambda: layer.init(KEY, images, False)))
+    params = variables["params"]
+    x = trunk(depth=0, drop_rates=()).apply(variables, images, False)
+    block = vit.Block(2, False, jnp.float32, "xla")
+    for i in range(3):
+        own = {"params": jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])}
+        x = block.apply(own, x, jnp.float32(0), False)
+    np.testing.assert_allclose(layer.apply(variables, images, False), x, rtol=1e-5, atol=1e-5)
+
+
+def test_patches_and_positions_are_where_they_belong():
+    """Only the token of a changed patch changes, and the class token comes first."""
+    layer, images = trunk(depth=0, drop_rates=()), tiny.noise(1, 16, 24, 3)
+    variables = tiny.draw(jax.eval_shape(lambda: layer.init(KEY, images, False)))
+    tokens = layer.apply(variables, images, False)
+    params = variables["params"]
+    np.testing.assert_array_equal(tokens[0, 0], (params["class_token"] + params["position"][:1])[0])
+    changed = layer.apply(variables, images.at[0, 9, 17].add(1.0), False)  # row 1, column 2
+    np.testing.assert_array_equal(np.any(changed != tokens, axis=(0, 2)), np.arange(7) == 1 + 5)

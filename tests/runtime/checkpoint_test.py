@@ -1,0 +1,159 @@
+import gc
+import pathlib
+import resource
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_tfds.errors import UserError
+from facenet_jax.runtime.checkpoint import Checkpoints
+from tests.support import tiny_run as tiny
+
+MESH = tiny.make_mesh(2)
+SHARDING = jax.sharding.NamedSharding(MESH, jax.sharding.PartitionSpec())
+
+
+def state(value, size=6):
+    tree = {
+        "params": {"kernel": jnp.full((size, 4), value, jnp.float32)},
+        "step": jnp.int32(value),
+        "half": jnp.full((3,), value, jnp.bfloat16),
+    }
+    return jax.device_put(tree, SHARDING)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    opened = Checkpoints(tmp_path / "checkpoints")
+    yield opened
+    opened.manager.close()
+
+
+def steps(checkpoints):
+    checkpoints.wait()
+    folders = (path.name for path in pathlib.Path(checkpoints.folder).iterdir())
+    return sorted(int(name) for name in folders)
+
+
+def save(checkpoints, scores):
+    for step, mean_average_precision in scores.items():
+        metrics = None if mean_average_precision is None else {"mAP": mean_average_precision}
+        checkpoints.save(step, state(step), metrics)
+
+
+def test_what_is_saved_comes_back_in_value_type_and_place(checkpoints):
+    checkpoints.save(3, state(3))
+    checkpoints.wait()
+    restored = checkpoints.restore(3, state(0))
+    jax.tree.map(np.testing.assert_array_equal, restored, state(3))
+    for new, old in zip(jax.tree.leaves(restored), jax.tree.leaves(state(3)), strict=True):
+        assert (new.dtype, new.sharding) == (old.dtype, old.sharding)
+
+
+def test_the_latest_and_the_best_are_kept(checkpoints):
+    """Where the best is not the latest, both stay, and the latest is where to go on."""
+    save(checkpoints, {1: 0.3, 2: 0.9, 3: None, 4: 0.5, 5: None})
+    assert steps(checkpoints) == [2, 5]
+    assert (checkpoints.latest(), checkpoints.best()) == (5, 2)
+    assert checkpoints.metrics(2) == {"mAP": 0.9}
+    assert not checkpoints.metrics(5)
+    save(checkpoints, {6: 0.95})
+    assert steps(checkpoints) == [6]
+    assert (checkpoints.latest(), checkpoints.best()) == (6, 6)
+
+
+def test_without_scores_there_is_a_latest_and_no_best(checkpoints):
+    assert (checkpoints.latest(), checkpoints.best()) == (None, None)
+    save(checkpoints, {1: None, 2: None})
+    assert steps(checkpoints) == [2]
+    assert (checkpoints.latest(), checkpoints.best()) == (2, None)
+
+
+def test_another_process_finds_them(checkpoints):
+    save(checkpoints, {1: 0.9, 2: None})
+    checkpoints.wait()
+    other = Checkpoints(checkpoints.folder)
+    assert (other.latest(), other.best(), other.metrics(1)) == (2, 1, {"mAP": 0.9})
+    save(other, {3: 0.1})
+    assert steps(other) == [1, 3]  # the best is known to be the one of the process before
+    other.close()
+
+
+def test_half_a_checkpoint_is_none(checkpoints, tmp_path):
+    """What a killed process leaves is neither found nor in the way."""
+    save(checkpoints, {1: None})
+    checkpoints.wait()
+    left = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints" / "1", left)
+    (left / "_METADATA").unlink(missing_ok=True)
+    other = Checkpoints(checkpoints.folder)
+    assert other.latest() == 1
+    save(other, {2: None})
+    assert steps(other) == [2]
+    other.close()
+
+
+def test_a_block_that_fails_keeps_what_was_saved_in_it(checkpoints):
+    def fail():
+        with checkpoints:
+            checkpoints.save(1, state(1, size=200_000))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert Checkpoints(checkpoints.folder).latest() == 1
+
+
+def test_a_disk_without_space_is_noticed_before_writing(checkpoints, monkeypatch):
+    save(checkpoints, {1: None})
+    checkpoints.wait()
+    usage = shutil.disk_usage(".")._replace(free=50)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"MB left; free space there .* untouched"):
+        save(checkpoints, {2: None})
+    assert steps(checkpoints) == [1]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_disk_that_fills_up_while_saving_costs_no_checkpoint(checkpoints):
+    """A limit on the size of files stands for it; the earlier checkpoint stays and can be read."""
+    save(checkpoints, {1: None})
+    checkpoints.wait()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    large = state(2, size=100_000)
+    large = large | {"params": {"kernel": jnp.asarray(tiny.noise(100_000, 4))}}
+
+    def save_large():
+        with checkpoints:
+            checkpoints.save(2, large)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"could not be written to .*free space"):
+            save_large()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    other = Checkpoints(checkpoints.folder)
+    assert other.latest() == 1
+    jax.tree.map(np.testing.assert_array_equal, other.restore(1, state(0)), state(1))
+    other.close()
+    gc.collect()  # the writes that Orbax gave up complain here and not in another test
+
+
+def test_a_damaged_checkpoint_is_named(checkpoints, tmp_path):
+    save(checkpoints, {1: None})
+    checkpoints.wait()
+    shutil.rmtree(tmp_path / "checkpoints" / "1" / "default" / "ocdbt.process_0")
+    (tmp_path / "checkpoints" / "1" / "default" / "manifest.ocdbt").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=r"The checkpoint of step 1 in .* cannot be read"):
+        checkpoints.restore(1, state(0))
+
+
+def test_a_checkpoint_of_another_model_is_refused(checkpoints):
+    save(checkpoints, {1: None})
+    checkpoints.wait()
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoints.restore(1, state(0, size=7))

@@ -1,0 +1,171 @@
+import errno
+import logging
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from data_tfds.errors import UserError
+from facenet_jax.runtime import cli
+from tests.support import tiny_run as tiny
+
+CONFIGS = tiny.ROOT / "configs"
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """The values of flags as main.py has them, from the options of a command line."""
+
+    def parsed(*options):
+        arguments = ["main.py", f"--config={tiny.__file__}", *options]
+        monkeypatch.setattr(sys, "argv", arguments)  # config_flags looks there for overrides
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_file("config", None, "the experiment", flag_values=values)
+        flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do", flag_values=values)
+        cli.parse(values, arguments)
+        return values
+
+    return parsed
+
+
+def test_options_change_the_config(parse):
+    config = parse(
+        "--config.model.width=24",
+        "--config.data.image_size=(16,8)",
+        "--config.losses.mc=2",
+        "--config.losses.triplet=((0,0),(0.5,1.5))",
+    ).config
+    assert config.model.width == 24
+    assert tuple(config.data.image_size) == (16, 8)
+    assert config.losses.mc == 2
+    assert config.losses.triplet == ((0, 0), (0.5, 1.5))
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--config.modl.width=3", "The config has no option 'modl'. Did you mean model? All opt"),
+        ("--config.model.widht=3", "The config has no option 'widht'. Did you mean width? All opt"),
+        ("--config.model.fce.maks=soft", "no option 'maks'. Did you mean mask? All options are in"),
+        (
+            "--config.model.qqqq=3",
+            "The config has no option 'qqqq'. All options are in configs/com",
+        ),
+        ("--moed=train", "Unknown command line flag 'moed'. Did you mean: mode?"),
+        ("--mode=tarin", "--mode=tarin: value should be one of <train|evaluate>."),
+        ("--config.train.steps=1.5", "--config.train.steps=1.5: invalid literal for int()"),
+        ("--config.optim.warmup=long", "--config.optim.warmup=long: could not convert string to"),
+        ("--config.model.shared_trunk=2", "--config.model.shared_trunk=2: "),
+        ("train", "'train' is no option; options are written --name=value"),
+    ],
+)
+def test_what_no_option_can_be_is_one_sentence(parse, option, sentence):
+    with pytest.raises(UserError) as raised:
+        parse(option)
+    assert raised.value.exit_code == 2
+    assert sentence in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "\\" not in str(raised.value)
+
+
+def test_config_and_workdir_each_do_without_the_other(tmp_path):
+    with pytest.raises(UserError, match="Give an experiment") as raised:
+        cli.config_and_workdir(dict, None, None)
+    assert raised.value.exit_code == 2
+    with pytest.raises(UserError, match=r"configs/nothing.py does not exist"):
+        cli.config_and_workdir(dict, "configs/nothing.py", None)
+    config, folder = cli.config_and_workdir(tiny.get_config, tiny.__file__, None)
+    assert (config, folder) == (tiny.get_config(), pathlib.Path("runs/tiny"))
+    _, folder = cli.config_and_workdir(tiny.get_config, tiny.__file__, str(tmp_path))
+    assert folder == tmp_path
+    with pytest.raises(UserError, match=r"is .* a workdir"):
+        cli.config_and_workdir(dict, None, str(tmp_path))
+    (tmp_path / "config.json").write_text('{"seed": 5, "data": {"image_size": [16, 8]}}')
+    config, _ = cli.config_and_workdir(dict, None, str(tmp_path))
+    assert (config.seed, tuple(config.data.image_size)) == (5, (16, 8))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (None, 0, ""),
+        (UserError("The cat ate it."), 1, "main.py: The cat ate it.\n"),
+        (UserError("No data.", exit_code=2), 2, "main.py: No data.\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.npz"), 1, "main.py: The disk is full"),
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+    ],
+)
+def test_errors_of_the_user_become_exit_codes(monkeypatch, capsys, error, code, sentence):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/main.py"])
+
+    def main():
+        if error:
+            raise error
+
+    assert cli.guarded(main) == code
+    assert capsys.readouterr().err.startswith(sentence)
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), PermissionError(errno.EACCES, "no")])
+def test_errors_of_ours_keep_their_traceback(error):
+    def main():
+        raise error
+
+    with pytest.raises(type(error)):
+        cli.guarded(main)
+
+
+@pytest.mark.parametrize(
+    ("path", "level", "text", "shown"),
+    [
+        ("/x/facenet_jax/train.py", logging.INFO, "step 3", True),
+        ("/x/orbax/save.py", logging.INFO, "saving", False),
+        ("/x/orbax/save.py", logging.WARNING, "careful", True),
+        ("/x/orbax/save.py", logging.WARNING, "Requested `tracked_metric`; did not", False),
+        ("<string>", logging.WARNING, "careful", True),
+    ],
+)
+def test_the_log_is_about_this_project(path, level, text, shown):
+    record = logging.LogRecord("absl", level, path, 1, text, None, None)
+    assert cli.OwnLines().filter(record) == shown
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence", "options"),
+    [
+        (2, "Give an experiment: python main.py --config configs/demo.py", []),
+        (2, "no.py does not exist", ["--config=configs/no.py"]),
+        (2, "model.pretrained is not set", [f"--config={CONFIGS / 'wmveid863.py'}"]),
+        (
+            2,
+            "--config.data.root",
+            [f"--config={CONFIGS / 'wmveid863.py'}", "--config.model.pretrained=none"],
+        ),
+        (
+            1,
+            "cannot be written (Not a directory)",
+            [f"--config={tiny.__file__}", "--workdir=FILE/x"],
+        ),
+        (1, "holds no checkpoint; train first", [f"--config={tiny.__file__}", "--mode=evaluate"]),
+        (1, "holds no checkpoint; train first", [f"--config={tiny.__file__}", "--mode=embed"]),
+    ],
+)
+def test_main_says_one_sentence_and_its_exit_code(tmp_path, code, sentence, options):
+    file = tmp_path / "file"
+    file.write_text("")
+    if not any(option.startswith("--workdir") for option in options) and options:
+        options = [*options, f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, tiny.ROOT / "main.py", *(x.replace("FILE", str(file)) for x in options)],
+        env=tiny.environment(),
+        cwd=tiny.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("main.py: ")
+    assert sentence in line
