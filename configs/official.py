@@ -9,8 +9,8 @@ def official(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     It reproduces these defects of the release: the gate looks at the whole batch, so a test feature
     depends on its neighbours and on the order of the files; R keeps its tokens by N's mask; MFMP's
     heads are windows of tokens, behind two LayerNorms; no gradient passes the hard mask; KL and MC
-    are averaged over classes; a flare label needs both bands and the image's own range; the three
-    images of a triplet are flipped and cropped apart.
+    are averaged over classes; a flare label needs both modalities and the image's own range; the
+    images of a sample are flipped and cropped apart.
     """
     c.model.dtype = "float32"  # as the release evaluates; it trains under fp16 autocast
     m = c.model.mfmp
@@ -25,12 +25,12 @@ def official(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.model.fce.mask_bias = 0.0
     c.model.fce.keep = "near_infrared"
     c.model.fce.gate = "batch"
-    c.losses.mask_kl = 0.8
-    c.loss_options.kl_reduction = "batch"
+    c.losses.mask_kl.weight = 0.8
+    c.losses.mask_kl.reduction = c.losses.mc.reduction = "batch"
     c.data.flare_statistic = "histogram"
     c.data.flare_threshold = 0.095
     c.data.flare_rule = "both"
     c.data.test_resize = "bilinear"
-    c.augment.draw = "independent"
+    c.augment.per_modality = True
     c.evaluate.batch = 64
     return c

@@ -1,31 +1,28 @@
 """Everything that is wrong or odd about a data set's files, found in one pass before training."""
 
 import collections
-import concurrent.futures
 import dataclasses
-import hashlib
 import statistics
 import tempfile
 from collections.abc import Iterator
 
 import numpy as np
-import tqdm
-from PIL import Image
 
 from data_tfds import flare
-from data_tfds.builder import TripletBuilder, cores
-from data_tfds.errors import UserError
-from data_tfds.images import ImageError, decode
-from data_tfds.listing import Listing, Triplet, check_incomplete, unmatched
-from data_tfds.prepare import lookup
+from data_tfds.accept import sides, unmatched
+from data_tfds.builder import SampleBuilder
+from data_tfds.images import ImageError
+from data_tfds.listing import Listing
+from data_tfds.pixels import Pixels, read_pixels
+from data_tfds.samples import Protocol, Sample
+from data_tfds.sets import lookup
 from data_tfds.source import Source
 
-EXIF_ORIENTATION = 0x0112
 USED = "uses them as they are"
 REFUSED = "refuses the data set"
 
 LISTED = {
-    "stray": ("warning", "files belong to no triplet", "leaves them out"),
+    "stray": ("warning", "files belong to no sample", "leaves them out"),
     "identity": ("error", "identities cannot be used", REFUSED),
     "name": ("error", "names do not say what they must", REFUSED),
     "empty": ("error", "splits are empty", REFUSED),
@@ -50,6 +47,7 @@ class Report:
     dataset: str
     root: str
     protocol: str
+    modalities: tuple[str, ...]
     splits: dict[str, dict]
     findings: list[Finding]
 
@@ -59,31 +57,18 @@ class Report:
         return int(any(finding.severity == "error" for finding in self.findings))
 
 
-@dataclasses.dataclass(frozen=True)
-class Pixels:
-    """What one file's content says; sizes are (width, height)."""
-
-    digest: bytes
-    error: ImageError | UserError | None = None
-    size: tuple[int, int] = (0, 0)
-    grey: bool = False
-    rotated: bool = False
-    bands: tuple[tuple[float, float], ...] = ()  # luma fraction and histogram ratio of each image
-
-
 def examine(name: str, root: str, incomplete: str = "error") -> Report:
     """The report on the data set `name` at `root`; nothing is written.
 
     `incomplete` is the option the set would be prepared with. Raises UserError only where there is
     no such data set at all.
     """
-    check_incomplete(incomplete)
     cls, config = lookup(name)
     with tempfile.TemporaryDirectory() as scratch:
         builder = cls(data_dir=scratch, config=config, root=root, incomplete=incomplete)
-    source = builder.open(root)
+    source = builder.source
     listing = builder.listing(source)
-    pixels = _read(builder, source, listing.images)
+    pixels = read_pixels(builder, source, listing.images)
     splits = builder.select(listing.splits)
     findings = [
         *_listed(listing, builder),
@@ -93,64 +78,19 @@ def examine(name: str, root: str, incomplete: str = "error") -> Report:
         *_across(listing, builder),
         *_duplicates(splits, pixels),
         *_unmatched(splits, builder),
-        *_relatives(splits, builder),
+        *(Finding("warning", remark, USED) for remark in builder.remarks(splits)),
     ]
     return Report(
         dataset=name,
         root=str(source.root),
         protocol=builder.builder_config.protocol.name,
-        splits={split: _numbers(found, pixels) for split, found in splits.items()},
+        modalities=builder.modalities,
+        splits={split: _numbers(found, pixels, builder) for split, found in splits.items()},
         findings=sorted(findings, key=lambda finding: finding.severity),
     )
 
 
-def _read(builder: TripletBuilder, source: Source, paths: list[str]) -> dict[str, Pixels]:
-    """The content of every image, read once on all cores."""
-    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
-        found = pool.map(lambda path: _pixels(builder, source, path), paths)
-        bar = tqdm.tqdm(found, "reading", len(paths), unit=" files", mininterval=1.0)
-        return dict(zip(paths, bar, strict=True))
-
-
-def _pixels(builder: TripletBuilder, source: Source, path: str) -> Pixels:
-    try:
-        encoded = source.read(path)
-    except UserError as error:
-        return Pixels(path.encode(), error)
-    digest = hashlib.blake2b(encoded, digest_size=16).digest()
-    try:
-        image, grey = _decode(builder, encoded, source.where(path))
-        strip = len(builder.IMAGES) == 1
-        images = builder.tiles(image, source.where(path)) if strip else [image]
-    except UserError as error:
-        return Pixels(digest, error)
-    return Pixels(
-        digest,
-        size=image.size,
-        grey=grey,
-        rotated=_rotated(image),
-        bands=tuple((flare.luma_fraction(i), flare.histogram_ratio(i)) for i in images),
-    )
-
-
-def _rotated(image: Image.Image) -> bool:
-    try:
-        return image.getexif().get(EXIF_ORIENTATION, 1) != 1
-    except SyntaxError:  # metadata that cannot be read rotate nothing
-        return False
-
-
-def _decode(builder: TripletBuilder, encoded: bytes, where: str) -> tuple[Image.Image, bool]:
-    """The image and whether it is grey, which not every data set may be."""
-    try:
-        return decode(encoded, where), False
-    except ImageError as error:
-        if error.kind != "L" or not builder.GREY:
-            raise
-        return decode(encoded, where, grey=True), True
-
-
-def _listed(listing: Listing, builder: TripletBuilder) -> Iterator[Finding]:
+def _listed(listing: Listing, builder: SampleBuilder) -> Iterator[Finding]:
     by_kind = collections.defaultdict(list)
     for problem in listing.problems:
         by_kind[problem.kind].append(problem)
@@ -160,25 +100,30 @@ def _listed(listing: Listing, builder: TripletBuilder) -> Iterator[Finding]:
             yield Finding(severity, f"{len(texts)} {what}", does, texts)
     if by_kind["incomplete"]:
         texts = tuple(problem.text for problem in by_kind["incomplete"])
-        what = f"{len(texts)} triplets are incomplete"
+        what = f"{len(texts)} samples are incomplete"
         if builder.incomplete == "skip":
             yield Finding("warning", what, "leaves them out", texts)
+        elif builder.incomplete == "keep":
+            does = "keeps them and marks what is absent, but for files whose names say nothing"
+            yield Finding("warning", what, does, texts)
         else:
             does = f"{REFUSED}; with --config.data.incomplete=skip it leaves them out"
             yield Finding("error", what, does, texts)
 
 
-def _counts(splits: dict[str, list[Triplet]], builder: TripletBuilder) -> Iterator[Finding]:
-    for split, (triplets, identities) in builder.builder_config.published.items():
+def _counts(splits: dict[str, list[Sample]], builder: SampleBuilder) -> Iterator[Finding]:
+    published = builder.builder_config.published
+    for split, (samples, identities) in published.splits().items() if published else ():
         found = splits.get(split)
         if found is None:
-            what = f"no split {split}, published with {triplets} triplets"
-            yield Finding("warning", what, "lets the whole gallery query")
+            what = f"no split {split}, published with {samples} samples"
+            does = "lets the whole gallery query" if split == "query" else "goes on without it"
+            yield Finding("warning", what, does)
             continue
-        known = len({triplet.identity for triplet in found})
-        if len(found) != triplets or identities not in (None, known):
-            of = "" if identities is None else f" of {identities} identities"
-            what = f"{split} has {len(found)} triplets of {known} identities, published {triplets}"
+        known = len({each.identity for each in found})
+        if samples and (len(found) != samples or identities not in (0, known)):
+            of = f" of {identities} identities" if identities else ""
+            what = f"{split} has {len(found)} samples of {known} identities, published {samples}"
             yield Finding("warning", what + of, USED)
 
 
@@ -210,38 +155,41 @@ def _images(source: Source, pixels: dict[str, Pixels]) -> Iterator[Finding]:
 def _sizes(listing: Listing, pixels: dict[str, Pixels]) -> Iterator[Finding]:
     odd = []
     for split, found in listing.splits.items():
-        for triplet in found:
-            sizes = [pixels[file].size for file in triplet.files if not pixels[file].error]
+        for sample in found:
+            files = filter(None, sample.files)
+            sizes = [pixels[file].size for file in files if not pixels[file].error]
             if len(set(sizes)) > 1:
                 shown = ", ".join(f"{width} x {height}" for width, height in sizes)
-                odd.append(f"{split}/{triplet.name}: {shown}")
+                odd.append(f"{split}/{sample.name}: {shown}")
     if odd:
-        what = f"{len(odd)} triplets have bands of different sizes"
-        yield Finding("warning", what, "resizes each band by itself", tuple(odd))
+        what = f"{len(odd)} samples have images of different sizes"
+        yield Finding("warning", what, "resizes each image by itself", tuple(odd))
 
 
-def _across(listing: Listing, builder: TripletBuilder) -> Iterator[Finding]:
+def _across(listing: Listing, builder: SampleBuilder) -> Iterator[Finding]:
     """What train shares with the splits that are tested on."""
     train = listing.splits.get("train", [])
-    tested = [t for split, found in listing.splits.items() if split != "train" for t in found]
+    tested = [each for split, found in listing.splits.items() if split != "train" for each in found]
     clean = builder.builder_config.clean
-    does = "leaves the training triplets of these identities out" if clean else USED
-    identities = {t.identity for t in train} & {t.identity for t in tested}
+    does = "leaves the training samples of these identities out" if clean else USED
+    identities = {each.identity for each in train} & {each.identity for each in tested}
     if identities:
         what = f"{len(identities)} identities are in train and in test"
-        yield Finding("warning", what, does, tuple(map(str, sorted(identities))))
-    names = {(t.identity, t.name) for t in train} & {(t.identity, t.name) for t in tested}
+        written = {each.identity: each.identity_name for each in train}
+        numbers = tuple(written[identity] for identity in sorted(identities))
+        yield Finding("warning", what, does, numbers)
+    names = {(e.identity, e.name) for e in train} & {(e.identity, e.name) for e in tested}
     if names:
-        what = f"{len(names)} triplets of the same name are in train and in test"
+        what = f"{len(names)} samples of the same name are in train and in test"
         yield Finding("warning", what, does, tuple(name for _, name in sorted(names)))
 
 
-def _duplicates(splits: dict[str, list[Triplet]], pixels: dict[str, Pixels]) -> Iterator[Finding]:
+def _duplicates(splits: dict[str, list[Sample]], pixels: dict[str, Pixels]) -> Iterator[Finding]:
     """Equal files in train and test, and under two names of one split."""
     places = collections.defaultdict(list)
     for split, found in splits.items():
-        for triplet in found:
-            for file in triplet.files:
+        for sample in found:
+            for file in filter(None, sample.files):
                 places[pixels[file].digest].append((split, file))
     across, within = [], []
     for copies in places.values():
@@ -259,63 +207,74 @@ def _duplicates(splits: dict[str, list[Triplet]], pixels: dict[str, Pixels]) -> 
         yield Finding("warning", what, USED, tuple(within))
 
 
-def _unmatched(splits: dict[str, list[Triplet]], builder: TripletBuilder) -> Iterator[Finding]:
+def _unmatched(splits: dict[str, list[Sample]], builder: SampleBuilder) -> Iterator[Finding]:
     """Queries that the protocols of the data set, and no protocol at all, leave without a match."""
-    gallery = splits.get("gallery", [])
-    queries = splits.get("query", gallery)
-    protocols = {c.protocol.junk: c.protocol.name for c in reversed(builder.BUILDER_CONFIGS)}
     own = builder.builder_config.protocol
-    for junk, name in {"none": "any protocol", **protocols, own.junk: own.name}.items():
-        if junk != "none" and any(getattr(t, junk) < 0 for t in (*queries, *gallery)):
-            continue  # a folder without these labels: its builder refuses this protocol
-        lost = unmatched(queries, gallery, junk)
-        if lost:
-            what = f"{len(lost)} of {len(queries)} queries have no match under {name}"
-            names = tuple(triplet.name for triplet in lost)
-            if len(lost) == len(queries) and name == own.name:
-                yield Finding("error", what, REFUSED, names)
-            else:
-                does = "keeps them; evaluation skips and counts them"
-                yield Finding("warning", what, does, names)
+    protocols = {c.protocol.name: c.protocol for c in builder.BUILDER_CONFIGS}
+    anyone = dataclasses.replace(own, name="any protocol", junk="none", ignore=())
+    different = {(anyone.junk, anyone.ignore): anyone}
+    for protocol in (*protocols.values(), own):
+        different[protocol.junk, protocol.ignore] = protocol
+    for protocol in different.values():
+        found = sides(splits, protocol, () if builder.STRIP else builder.modalities)
+        yield from _lost(*found, protocol, refused=protocol.name == own.name)
 
 
-def _relatives(splits: dict[str, list[Triplet]], builder: TripletBuilder) -> Iterator[Finding]:
-    """WMVeID863 contains MSVR310: its triplets of night digit 9 and scenes 0 to 30."""
-    rule = "a model trained on one set may not be scored on the other"
-    if builder.name == "msvr310":
-        yield Finding("warning", f"WMVeID863 contains MSVR310: {rule}", USED)
-    if builder.name == "wmveid863" and builder.builder_config.name != "rendered":
-        shared = {
-            split: sum(t.night == 9 and 0 <= t.scene <= 30 for t in found)
-            for split, found in splits.items()
-        }
-        if any(shared.values()):
-            counts = ", ".join(f"{count} of {split}" for split, count in shared.items())
-            yield Finding("warning", f"{counts} are triplets of MSVR310: {rule}", USED)
+def _lost(
+    queries: list[Sample], gallery: list[Sample], protocol: Protocol, refused: bool
+) -> Iterator[Finding]:
+    junk = protocol.junk
+    if not queries or not gallery:
+        return
+    if junk != "none" and any(getattr(each, junk) < 0 for each in (*queries, *gallery)):
+        return  # a folder without these labels: its builder refuses this protocol
+    lost = unmatched(queries, gallery, protocol)
+    if not lost:
+        return
+    what = f"{len(lost)} of {len(queries)} queries have no match under {protocol.name}"
+    names = tuple(each.name for each in lost)
+    if len(lost) == len(queries) and refused:
+        yield Finding("error", what, REFUSED, names)
+    else:
+        yield Finding("warning", what, "keeps them; evaluation skips and counts them", names)
 
 
-def _numbers(found: list[Triplet], pixels: dict[str, Pixels]) -> dict:
+def _numbers(found: list[Sample], pixels: dict[str, Pixels], builder: SampleBuilder) -> dict:
     """Counts of one split, and its flare shares by the rules of the paper and of the release."""
-    samples = collections.Counter(triplet.identity for triplet in found)
-    cameras = collections.Counter(triplet.camera for triplet in found)
-    rows = []
-    for triplet in found:
-        bands = [band for file in triplet.files for band in pixels[file].bands]
-        if len(bands) == 3:
-            rows.append(bands[:2])
-    seen = np.float32(rows).reshape(-1, 2, 2)
-    luma, histogram = (
-        flare.labels(
-            seen[..., 0], seen[..., 1], statistic=name, rule="per_modality", threshold=threshold
-        )
-        for name, threshold in (("luma", 0.05), ("histogram", 0.095))
-    )
+    samples = collections.Counter(each.identity for each in found)
+    cameras = collections.Counter(each.camera for each in found)
     counts = list(samples.values()) or [0]
+    luma, histogram = (
+        _flared(found, pixels, builder, statistic=statistic, threshold=threshold)
+        for statistic, threshold in (("luma", 0.05), ("histogram", 0.095))
+    )
+    images = {
+        modality: sum(bool(builder.STRIP or each.files[column]) for each in found)
+        for column, modality in enumerate(builder.modalities)
+    }
     return {
-        "triplets": len(found),
+        "samples": len(found),
+        "images": images,
         "identities": len(samples),
         "samples_per_identity": [min(counts), statistics.median(counts), max(counts)],
         "samples_per_camera": {str(camera): cameras[camera] for camera in sorted(cameras)},
-        "flare_luma": [float(share) for share in luma.sum(axis=0) / max(len(rows), 1)],
-        "flare_histogram": [float(share) for share in histogram.sum(axis=0) / max(len(rows), 1)],
+        "flare_luma": luma,
+        "flare_histogram": histogram,
     }
+
+
+def _flared(
+    found: list[Sample], pixels: dict[str, Pixels], builder: SampleBuilder, **rule
+) -> dict[str, float]:
+    """The share of flared images among those that can be read, for each modality with flare."""
+    shares = {}
+    for modality in builder.modalities:
+        if modality in flare.MODALITIES:
+            files = (pixels[file].flare for each in found for file in filter(None, each.files))
+            seen = np.float32([each[modality] for each in files if modality in each])
+            seen = seen.reshape(-1, 1, 2)
+            flared = flare.labels(
+                seen[..., 0], seen[..., 1], (modality,), rule="per_modality", **rule
+            )
+            shares[modality] = float(flared.sum() / max(len(seen), 1))
+    return shares

@@ -4,10 +4,15 @@ Both statistics look at the stored image, before any resize, and are computed on
 is prepared. The label is a choice made afterwards, so that it never costs a look at the pixels.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
-from data_tfds.errors import UserError
+from data_tfds.samples import NEAR_INFRARED, VISIBLE
+
+MODALITIES = (VISIBLE, NEAR_INFRARED)
+"""The modalities that flare can blind; a thermal camera does not see it."""
 
 BRIGHT = 251
 """Smallest grey value, of 0..255, that counts as saturated."""
@@ -41,14 +46,22 @@ def histogram_ratio(image: np.ndarray | Image.Image) -> float:
 
 
 def labels(
-    fraction: np.ndarray, ratio: np.ndarray, *, statistic: str, rule: str, threshold: float
+    fraction: np.ndarray,
+    ratio: np.ndarray,
+    modalities: Sequence[str],
+    *,
+    statistic: str,
+    rule: str,
+    threshold: float,
+    present: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Which images of the visible and the near-infrared band are flared: bool `[N, 2]`.
+    """Which images are flared: bool `[N, M]`, False for modalities that know no flare.
 
-    `fraction` and `ratio` are float32 `[N, 2]`, the luma fractions and histogram ratios of R and N.
-    `statistic` "luma" takes fraction > threshold, "histogram" takes ratio >= threshold, both
-    compared in float32. `rule` "per_modality" leaves each band its own label; "either" and "both"
-    give the two bands one common label. Raises UserError for an unknown statistic or rule.
+    `fraction` and `ratio` are float32 `[N, M]`, the luma fractions and histogram ratios of the
+    images of `modalities`. `statistic` "luma" takes fraction > threshold, "histogram" takes ratio
+    >= threshold, both compared in float32. `rule` "per_modality" leaves each image its own label;
+    "either" and "both" give the visible and the near-infrared image one common label. `present`,
+    bool `[N, M]`, says which images exist; a missing one has no label and no say.
     """
     threshold = np.float32(threshold)
     if statistic == "luma":
@@ -56,15 +69,16 @@ def labels(
     elif statistic == "histogram":
         flared = np.asarray(ratio, np.float32) >= threshold
     else:
-        raise UserError(f'data.flare_statistic is "{statistic}" and must be "luma" or "histogram".')
-    if rule == "per_modality":
-        return flared
-    if rule not in ("either", "both"):
-        raise UserError(
-            f'data.flare_rule is "{rule}" and must be "per_modality", "either" or "both".'
-        )
-    common = flared.any(axis=1) if rule == "either" else flared.all(axis=1)
-    return np.repeat(common[:, None], 2, axis=1)
+        raise ValueError(f"unknown flare statistic {statistic!r}")
+    can = np.array([modality in MODALITIES for modality in modalities], bool)
+    there = np.broadcast_to(can, flared.shape) if present is None else present & can
+    if rule == "either":
+        flared = (flared & there).any(axis=1, keepdims=True)
+    elif rule == "both":
+        flared = (flared | ~there).all(axis=1, keepdims=True)
+    elif rule != "per_modality":
+        raise ValueError(f"unknown flare rule {rule!r}")
+    return flared & there
 
 
 def _pillow(image: np.ndarray | Image.Image) -> Image.Image:

@@ -29,14 +29,14 @@ def decode(encoded: bytes, where: str, grey: bool = False) -> Image.Image:
         image = Image.open(io.BytesIO(encoded))
     except (*DAMAGED, Image.DecompressionBombError) as error:
         raise ImageError(
-            f"{where} is not an image that Pillow can read; replace it or remove its triplet.",
+            f"{where} is not an image that Pillow can read; replace it or remove its sample.",
             "no image",
         ) from error
     try:
         image.load()
     except DAMAGED as error:
         raise ImageError(
-            f"{where} is truncated or damaged ({error}); replace it or remove its triplet.",
+            f"{where} is truncated or damaged ({error}); replace it or remove its sample.",
             "truncated",
         ) from error
     if image.mode == "L" and grey:

@@ -1,35 +1,33 @@
-"""From the files of a source to its triplets: pairing by file name, and what is wrong with it."""
+"""From the files of a source to its samples: pairing by file name, and what is wrong with it."""
 
 import collections
 import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 
-from absl import logging
-
-from data_tfds.errors import UserError
-from data_tfds.names import Naming
+from data_tfds.samples import NEAR_INFRARED, THERMAL, VISIBLE, Sample
 from data_tfds.source import Source
-
-SHOWN = 20
-"""How many file names one message lists before it only counts."""
-
 
 LARGEST = 2**31 - 1
 """The largest identity, camera or scene: they are stored as int32."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Triplet:
-    """One sample of a split: its labels and the source's paths of its three images.
+class Parsed:
+    """What a file name says; -1 where it does not say."""
 
-    `files` has one path where a single file holds the three images side by side.
-    """
+    identity: str = ""  # as written; "": the name does not say
+    camera: int = -1
+    scene: int = -1
+    view: int = -1
+    night: int = -1
 
-    name: str
-    identity: int
-    camera: int
-    scene: int
-    night: int
-    files: tuple[str, ...]
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """How a data set names its files."""
+
+    parse: Callable[[str], Parsed | None]  # None where a name does not follow the pattern
+    pattern: str  # an example and its parts, for messages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,86 +37,190 @@ class Problem:
     kind: str  # "empty", "identity", "name", "incomplete", "stray"
     name: str  # the split and the file name, or the path
     text: str
+    usable: bool = True  # of "incomplete": whether what is there of the sample can be kept
 
 
 @dataclasses.dataclass
 class Listing:
-    """The triplets of each split, sorted by identity and name, and every problem met on the way.
+    """The samples of each split, and every problem met on the way.
 
-    `images` are the files of all triplets, incomplete and misnamed ones included.
+    `settle` brings it to its end: then `splits` holds the samples to prepare, sorted by identity
+    and name. `images` are the files of all samples, incomplete and misnamed ones included, with
+    the modality of each ("" where one file holds all modalities).
     """
 
-    splits: dict[str, list[Triplet]] = dataclasses.field(default_factory=dict)
+    modalities: tuple[str, ...]
+    splits: dict[str, list[Sample]] = dataclasses.field(default_factory=dict)
     problems: list[Problem] = dataclasses.field(default_factory=list)
-    images: list[str] = dataclasses.field(default_factory=list)
+    images: dict[str, str] = dataclasses.field(default_factory=dict)
+    places: dict[str, str] = dataclasses.field(default_factory=dict)  # split -> where it lies
+    names_as_identities: bool = False  # whether identities may be other than whole numbers
+    may_be_unpaired: bool = False  # whether each image may be a sample of its own
 
-    def add(self, kind: str, name: str, text: str) -> None:
+    @property
+    def unpaired(self) -> bool:
+        """Whether each image is a sample of its own, as in visible-infrared sets.
+
+        So it is where the data set allows it, there are images of several modalities, and no two of
+        them are of one sample.
+        """
+        samples = [each for split in self.splits.values() for each in split]
+        there = {tuple(map(bool, each.files)) for each in samples}
+        return self.may_be_unpaired and len(there) > 1 and all(sum(each) == 1 for each in there)
+
+    def add(self, kind: str, name: str, text: str, usable: bool = True) -> None:
         """Note a problem."""
-        self.problems.append(Problem(kind, name, text))
+        self.problems.append(Problem(kind, name, text, usable))
 
-    def close(self, split: str, triplets: list[Triplet], folder: str) -> None:
-        """Take the triplets of a split, sorted, and note where there are none."""
-        self.splits[split] = sorted(triplets, key=lambda t: (t.identity, t.name))
-        if not triplets:
-            self.add("empty", split, f"{folder} holds no complete triplet of images")
+    def close(self, split: str, samples: Iterable[Sample], place: str) -> None:
+        """Take the samples of a split, complete or not, and where they come from, for messages."""
+        self.splits[split] = list(samples)
+        self.places[split] = place
+
+    def settle(self, incomplete: str, place: str) -> None:
+        """Number the identities, keep the samples that `incomplete` allows, note empty splits.
+
+        `place` says in a message where the data set lies. Images that are samples of their own lack
+        nothing.
+        """
+        self._number()
+        if self.unpaired:
+            incomplete = "keep"
+            self.problems = [p for p in self.problems if not (p.kind == "incomplete" and p.usable)]
+        for split, samples in self.splits.items():
+            kept = [each for each in samples if each.complete or incomplete == "keep"]
+            self.splits[split] = sorted(kept, key=lambda each: (each.identity, each.name))
+            if not kept:
+                text = f"{self.places[split]} holds no complete sample of images"
+                self.add("empty", split, text)
+        if not self.splits:
+            self.add("empty", place, f"{place} holds no sample of any split")
+
+    def _number(self) -> None:
+        """Identities that all are whole numbers keep them; names get 0, 1, ... in sorted order."""
+        names = sorted({each.identity_name for split in self.splits.values() for each in split})
+        if self.names_as_identities and not all(name.isdecimal() for name in names):
+            numbers = {name: number for number, name in enumerate(names)}
+        else:
+            numbers = {name: int(name) for name in names}
+        for split, samples in self.splits.items():
+            self.splits[split] = [
+                dataclasses.replace(each, identity=numbers[each.identity_name]) for each in samples
+            ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the images of a split lie in its folder: `[<identity>/]<band>/<name>`."""
+    """Where the images of a split lie in its folder: `[<identity>/][<modality>/]<name>`.
 
-    bands: tuple[str, ...] = ("vis", "ni", "th")  # ("",): one file holds all three
+    `folders` gives the folder of each modality; one entry {"": ""} means that one file holds all
+    modalities. `spellings` are other names of these folders, in lower case.
+    """
+
+    folders: Mapping[str, str] = dataclasses.field(
+        default_factory=lambda: {VISIBLE: "vis", NEAR_INFRARED: "ni", THERMAL: "th"}
+    )
     identities: bool = True  # whether each identity has a folder
+    spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)  # folder -> modality
 
     def locate(self, path: str) -> tuple[str, str, str] | None:
-        """(identity folder, band, name) of a path in the split's folder; None for other files."""
+        """(identity folder, modality, name) of a path in the split's folder; None for others."""
         parts = path.split("/")
         identity = parts.pop(0) if self.identities and len(parts) > 1 else ""
-        band = parts.pop(0) if self.bands != ("",) and len(parts) > 1 else ""
-        known = band in self.bands and bool(identity) == self.identities
-        return (identity, band, parts[0]) if known and len(parts) == 1 else None
+        folder = parts.pop(0) if "" not in self.folders and len(parts) > 1 else ""
+        modality = self.modality(folder)
+        known = modality is not None and bool(identity) == self.identities
+        return (identity, modality, parts[0]) if known and len(parts) == 1 else None
 
-    def path(self, folder: str, identity: str, band: str, name: str) -> str:
-        """The inverse of `locate`, with the split's folder before it."""
-        return "/".join(filter(None, (folder, identity, band, name)))
+    def modality(self, folder: str) -> str | None:
+        """The modality whose images a folder of this name holds; None for any other name."""
+        own = {name: modality for modality, name in self.folders.items()}
+        return own.get(folder, self.spellings.get(folder.lower()))
 
     def __str__(self) -> str:
-        bands = f"{{{','.join(self.bands)}}}/" if self.bands != ("",) else ""
-        return f"{'<identity>/' * self.identities}{bands}<name>"
+        folders = f"{{{','.join(self.folders.values())}}}/" if "" not in self.folders else ""
+        return f"{'<identity>/' * self.identities}{folders}<name>"
 
 
 def read_split(
-    listing: Listing, source: Source, split: str, folder: str, layout: Layout, naming: Naming
+    listing: Listing,
+    source: Source,
+    split: str,
+    folder: str,
+    layout: Layout,
+    naming: Naming,
+    optional: bool = False,
 ) -> None:
-    """Add the split that lies in `folder` to the listing; the images of a triplet share a name."""
-    bands = collections.defaultdict(set)  # (identity folder, name) -> bands it exists in
-    for path in source.files:
-        if path.startswith(f"{folder}/"):
-            found = layout.locate(path.removeprefix(f"{folder}/"))
-            if found is None:
-                text = f"{source.where(path)} is not at {folder}/{layout}"
-                listing.add("stray", path, text)
-            else:
-                bands[found[0], found[2]].add(found[1])
-                listing.images.append(path)
-    wrong = _wrong_folders(listing, source, folder, sorted({identity for identity, _ in bands}))
-    triplets = []
-    for (identity, name), present in sorted(bands.items()):
-        paths = [layout.path(folder, identity, band, name) for band in layout.bands]
+    """Add the split that lies in `folder`; the images of a sample share their name.
+
+    An `optional` split of which there is no file at all is left out of the listing.
+    """
+    found = collections.defaultdict(dict)  # (identity folder, name) -> {modality: path}
+    folders = dict(layout.folders)  # as they are spelled here
+    inside = sorted(path for path in source.files if path.startswith(f"{folder}/"))
+    if optional and not inside:
+        return
+    for path in inside:
+        place = layout.locate(path.removeprefix(f"{folder}/"))
+        if place is None:
+            listing.add("stray", path, f"{source.where(path)} is not at {folder}/{layout}")
+            continue
+        identity, modality, name = place
+        other = found[identity, name].setdefault(modality, path)
+        if other != path:
+            text = f"{source.where(path)} and {source.where(other)} are the same image of a sample"
+            listing.add("name", path, text)
+        listing.images[path] = modality
+        if modality:
+            folders[modality] = path.split("/")[-2]
+    wrong = _wrong_folders(listing, source, folder, sorted({identity for identity, _ in found}))
+    samples = []
+    for (identity, name), paths in sorted(found.items()):
         missing = [
-            path for path, band in zip(paths, layout.bands, strict=True) if band not in present
+            "/".join(filter(None, (folder, identity, folders[modality], name)))
+            for modality in listing.modalities
+            if not paths.get("", paths.get(modality))
         ]
-        if missing:  # before the name is looked at: WMVeID863 has a misnamed image without partners
+        sample = None
+        known = [] if missing else listing.problems  # what a name says matters first if complete
+        if identity not in wrong:
+            sample = _sample(listing, source, paths, identity, naming, known)
+        if missing:  # WMVeID863 has a misnamed image without partners
             where = " and ".join(map(source.where, missing))
             verb = "is" if len(missing) == 1 else "are"
-            listing.add("incomplete", f"{split}/{name}", f"{where} {verb} missing")
-        elif identity not in wrong and _named(listing, source, paths[0], identity, naming):
-            parsed = naming.parse(name)
-            number = int(identity) if identity else parsed.identity
-            triplets.append(
-                Triplet(name, number, parsed.camera, parsed.scene, parsed.night, tuple(paths))
-            )
-    listing.close(split, triplets, source.where(folder))
+            text = f"{where} {verb} missing"
+            listing.add("incomplete", f"{split}/{name}", text, usable=sample is not None)
+        if sample is not None:
+            samples.append(sample)
+    listing.close(split, samples, source.where(folder))
+
+
+def _sample(
+    listing: Listing,
+    source: Source,
+    paths: dict[str, str],
+    identity: str,
+    naming: Naming,
+    problems: list[Problem],
+) -> Sample | None:
+    """The sample of these files; None where the name cannot be used, which joins `problems`."""
+    files = (paths[""],) if "" in paths else tuple(paths.get(m, "") for m in listing.modalities)
+    first = next(filter(None, files))
+    name = first.rpartition("/")[2]
+    text = _misnamed(source.where(first), name, identity, naming)
+    if text:
+        problems.append(Problem("name", first, text))
+        return None
+    parsed = naming.parse(name)
+    return Sample(
+        name=name,
+        identity_name=identity or parsed.identity,
+        files=files,
+        camera=parsed.camera,
+        scene=parsed.scene,
+        view=parsed.view,
+        night=parsed.night,
+    )
 
 
 def _wrong_folders(
@@ -126,101 +228,56 @@ def _wrong_folders(
 ) -> set[str]:
     """Those of the identity folders that name no identity; problems go to the listing."""
     wrong, numbers = set(), {}
+    named = listing.names_as_identities and not all(map(str.isdecimal, filter(None, identities)))
     for identity in filter(None, identities):
         where = source.where(f"{folder}/{identity}")
-        if not identity.isdecimal() or int(identity) > LARGEST:
-            text = f"{where} is no identity folder: its name must be a number up to {LARGEST}"
-        elif int(identity) in numbers:
+        text = wrong_identity(identity, listing.names_as_identities)
+        if text:
+            text = f"{where} is no identity folder: its name {text}"
+        elif not named and int(identity) in numbers:
             other = source.where(f"{folder}/{numbers[int(identity)]}")
             text = f"{where} and {other} are folders of the same identity {int(identity)}"
         else:
-            numbers[int(identity)] = identity
+            if not named:
+                numbers[int(identity)] = identity
             continue
         wrong.add(identity)
         listing.add("identity", f"{folder}/{identity}", text)
     return wrong
 
 
-def _named(listing: Listing, source: Source, path: str, identity: str, naming: Naming) -> bool:
-    """Whether the name parses and agrees with the identity folder; problems go to the listing."""
-    name = path.rpartition("/")[2]
-    if not name.isprintable():
-        text = f"{source.where(path)} has characters in its name that are no readable text"
-        listing.add("name", path, text)
-        return False
-    parsed = naming.parse(name)
-    if parsed is not None and max(dataclasses.astuple(parsed)) > LARGEST:
-        text = f"{source.where(path)} has a number in its name that is larger than {LARGEST}"
-        listing.add("name", path, text)
-        return False
-    if parsed is None:
-        text = f"{source.where(path)} does not follow the naming {naming.pattern}"
-        listing.add("name", path, text)
-        return False
-    if identity and parsed.identity not in (-1, int(identity)):
-        listing.add(
-            "name",
-            path,
-            f"{source.where(path)} names identity {parsed.identity} and lies in the folder of "
-            f"identity {int(identity)}",
-        )
-        return False
-    return True
+def wrong_identity(identity: str, names: bool) -> str:
+    """What is wrong with the name of an identity, "" where nothing is.
 
-
-def accept(listing: Listing, incomplete: str, dataset: str) -> dict[str, list[Triplet]]:
-    """The triplets to prepare: all complete ones of a sound listing.
-
-    Files that belong to no triplet are left out with one warning. Incomplete triplets are an error,
-    or are left out with one warning where `incomplete` is "skip". Every other problem is a
-    UserError that tells the first one and counts the rest.
+    It is a whole number that fits into int32; with `names` also any other text that can be read.
     """
-    check_incomplete(incomplete)
-    by_kind = collections.defaultdict(list)
-    for problem in listing.problems:
-        by_kind[problem.kind].append(problem)
-    _leave_out(by_kind["stray"], "files that belong to no triplet", dataset)
-    for kind in ("identity", "name"):
-        _refuse(by_kind[kind], "; mend or remove it")
-    if incomplete == "error":
-        _refuse(
-            by_kind["incomplete"],
-            "; add the file, or leave such triplets out with --config.data.incomplete=skip",
+    if identity.isdecimal():
+        return (
+            ""
+            if len(identity) < 99 and int(identity) <= LARGEST
+            else f"must be a number up to {LARGEST}"
         )
-    _leave_out(by_kind["incomplete"], "incomplete triplets", dataset)
-    _refuse(by_kind["empty"], "; check that the archive was unpacked whole")
-    return listing.splits
+    if not names:
+        return f"must be a number up to {LARGEST}"
+    if not identity.strip() or not identity.isprintable():
+        return "has characters that are no readable text"
+    if identity[0] in "+-" and identity[1:].isdecimal():
+        return f"must be a whole number from 0 to {LARGEST}, or a name"
+    return ""
 
 
-def check_incomplete(incomplete: str) -> None:
-    """UserError unless `incomplete` is "error" or "skip"."""
-    if incomplete not in ("error", "skip"):
-        raise UserError(f'data.incomplete is "{incomplete}" and must be "error" or "skip".')
-
-
-def unmatched(queries: list[Triplet], gallery: list[Triplet], junk: str) -> list[Triplet]:
-    """The queries whose identity the gallery lacks, or has as `junk` ("camera", "scene") only."""
-    matches = collections.Counter(triplet.identity for triplet in gallery)
-    if junk == "none":
-        return [t for t in queries if not matches[t.identity]]
-    same = collections.Counter((t.identity, getattr(t, junk)) for t in gallery)
-    return [t for t in queries if matches[t.identity] == same[t.identity, getattr(t, junk)]]
-
-
-def _refuse(problems: list[Problem], advice: str) -> None:
-    if problems:
-        more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
-        raise UserError(f"{problems[0].text}{more}{advice}.")
-
-
-def _leave_out(problems: list[Problem], what: str, dataset: str) -> None:
-    if problems:
-        names = some(problem.name for problem in problems)
-        logging.warning("%s: %d %s are left out: %s", dataset, len(problems), what, names)
-
-
-def some(names) -> str:
-    """The first names of a sorted list, and how many more there are."""
-    names = sorted(map(str, names))
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + rest
+def _misnamed(where: str, name: str, identity: str, naming: Naming) -> str:
+    """What is wrong with a file name, "" where nothing is."""
+    if not name.isprintable():
+        return f"{where} has characters in its name that are no readable text"
+    parsed = naming.parse(name)
+    if parsed is None:
+        return f"{where} does not follow the naming {naming.pattern}"
+    if max(int(parsed.identity or 0), *dataclasses.astuple(parsed)[1:]) > LARGEST:
+        return f"{where} has a number in its name that is larger than {LARGEST}"
+    if parsed.identity and identity and int(parsed.identity) != int(identity):
+        return (
+            f"{where} names identity {int(parsed.identity)} and lies in the folder of "
+            f"identity {int(identity)}"
+        )
+    return ""

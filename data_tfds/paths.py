@@ -18,7 +18,7 @@ from data_tfds.errors import UserError
 Place = pathlib.Path | epath.Path
 """A pathlib.Path on a disk; on a bucket an epath.Path, which reads and writes like one."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The numbers of an OSError that mean a full disk."""
 
 
@@ -27,7 +27,7 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(path)
 
 
-def locate(path: str | os.PathLike[str]) -> Place:
+def open_path(path: str | os.PathLike[str]) -> Place:
     """The folder or file at `path`, to be read and written.
 
     Raises UserError for a URL other than gs://, and for gs:// where gcsfs is not installed.
@@ -48,7 +48,7 @@ def locate(path: str | os.PathLike[str]) -> Place:
 
 
 @contextlib.contextmanager
-def reaching(path: str | os.PathLike[str]) -> Iterator[None]:
+def as_os_error(path: str | os.PathLike[str]) -> Iterator[None]:
     """Makes an OSError of whatever a bucket raises, so that callers know it as a disk's."""
     try:
         yield
@@ -67,7 +67,7 @@ def write_bytes(path: Place, content: bytes) -> None:
     """
     if is_remote(path):
         try:
-            with reaching(path):
+            with as_os_error(path):
                 path.write_bytes(content)
         except OSError as error:
             raise UserError(
@@ -86,17 +86,17 @@ def fetch(url: str, path: pathlib.Path, draft: pathlib.Path) -> None:
 
     Raises UserError where the object cannot be read; an OSError of a full disk comes through.
     """
-    remote = locate(url)
+    remote = open_path(url)
     try:
-        with reaching(url):
+        with as_os_error(url):
             size = remote.stat().length
         if path.exists() and path.stat().st_size == size:
             return
         logging.info("Fetching %s (%.1f MB) to %s.", url, size / 1e6, path)
-        with reaching(url):
+        with as_os_error(url):
             fsspec.filesystem("gcs").get_file(url, str(draft))
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL_ERRNOS:
             raise
         raise UserError(
             f"{url} cannot be read ({error.strerror or error}); check its name and the rights of "

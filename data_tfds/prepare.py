@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import functools
 import io
 import json
 import pathlib
@@ -15,62 +16,31 @@ from collections.abc import Callable, Iterator
 import tensorflow_datasets as tfds
 from absl import logging
 
-from data_tfds.builder import TripletBuilder
+from data_tfds.builder import SampleBuilder
 from data_tfds.errors import UserError
 from data_tfds.paths import fetch, is_remote
-from data_tfds.sets.folder import Folder
-from data_tfds.sets.msvr310 import MSVR310
-from data_tfds.sets.rgbnt100 import RGBNT100
-from data_tfds.sets.rgbnt201 import RGBNT201
-from data_tfds.sets.wmveid863 import WMVeID863
-from data_tfds.source import fingerprint
-
-DATASETS = {
-    "wmveid863": (WMVeID863, "official"),
-    "wmveid863/official": (WMVeID863, "official"),
-    "wmveid863/clean": (WMVeID863, "clean"),
-    "rendered": (WMVeID863, "rendered"),
-    "rendered/camera": (WMVeID863, "rendered"),
-    "rgbnt100": (RGBNT100, "camera"),
-    "rgbnt100/camera": (RGBNT100, "camera"),
-    "msvr310": (MSVR310, "scene"),
-    "msvr310/scene": (MSVR310, "scene"),
-    "rgbnt201": (RGBNT201, "camera"),
-    "rgbnt201/camera": (RGBNT201, "camera"),
-    "folder/camera": (Folder, "camera"),
-    "folder/scene": (Folder, "scene"),
-    "folder/none": (Folder, "none"),
-}
-"""The names of `data.name`, with or without their protocol: builder class and builder config."""
+from data_tfds.samples import Protocol
+from data_tfds.sets import lookup
+from data_tfds.source import Source, fingerprint
 
 DAMAGED = (OSError, EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile)
 """What NumPy, json and ArrayRecord raise for files that are cut, changed or gone."""
 
 INCOMPLETE = ".incomplete-"
-"""Prefix of what is being written. Only the holder of the lock writes, so the rest is debris."""
+"""Prefix of what is being written; leftovers of killed processes are removed under the lock."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A data set that lies prepared in `folder`; `builder.as_data_source(split)` reads it."""
+    """A data set that lies prepared in `folder`; `builder.as_data_source(split)` reads it.
 
-    builder: TripletBuilder
-    folder: pathlib.Path
-
-
-def lookup(name: str) -> tuple[type[TripletBuilder], str]:
-    """The builder and the builder config of a `data.name`.
-
-    Raises UserError for an unknown one, and for a protocol that does not belong to its data set.
+    Where configs share their prepared files, the builder may be that of another config than the one
+    that was asked for, whose `protocol` this is.
     """
-    if name in DATASETS:
-        return DATASETS[name]
-    dataset, _, protocol = name.partition("/")
-    own = [known for known in DATASETS if known.startswith(f"{dataset}/")]
-    if own:
-        lacks = f'has no protocol "{protocol}"' if protocol else "needs one of its protocols"
-        raise UserError(f'data.name is "{name}", but {dataset} {lacks}: it has {", ".join(own)}.')
-    raise UserError(f'data.name is "{name}" and must be one of {", ".join(sorted(DATASETS))}.')
+
+    builder: SampleBuilder
+    folder: pathlib.Path
+    protocol: Protocol
 
 
 def prepare(name: str, root: str, prepared: str, incomplete: str = "error") -> Prepared:
@@ -82,41 +52,51 @@ def prepare(name: str, root: str, prepared: str, incomplete: str = "error") -> P
     Raises UserError for everything a user can mend.
     """
     cls, config = lookup(name)
+    (asked,) = (each for each in cls.BUILDER_CONFIGS if each.name == config)
+    config = asked.prepared_as or config
     if is_remote(prepared):
         raise UserError(f"data.prepared is {prepared} and must be a folder on a disk.")
     parent, given = pathlib.Path(prepared).expanduser().absolute(), root
     if is_remote(root) and root.endswith(".zip"):
         root = str(_download(root, parent))
 
-    def builder(folder: pathlib.Path) -> TripletBuilder:
+    def builder(folder: pathlib.Path, source: Source | None) -> SampleBuilder:
         with quiet():
-            return cls(data_dir=folder, config=config, root=root, incomplete=incomplete)
+            return cls(
+                data_dir=folder, config=config, root=root, incomplete=incomplete, source=source
+            )
 
-    source = builder(parent / "unused").open(root)
+    unused = builder(parent / "unused", None)
+    source = unused.source
+    protocol = unused.find_protocol(asked, source)
+    builder = functools.partial(builder, source=source)
     version = str(cls.VERSION)
     key = fingerprint(source, cls.name, config, version, incomplete)
     folder = parent / f"{cls.name}-{config}-{key}"
     if folder.is_dir():
-        return _opened(builder, folder)
+        return _opened(builder, folder, protocol)
     with writing(parent):
         if not folder.is_dir():  # another process may have made it meanwhile
             start = time.time()
             draft = parent / f"{INCOMPLETE}{folder.name}"
             draft.mkdir()
             facts = {"dataset": cls.name, "config": config, "version": version, "root": given}
+            facts["incomplete"] = incomplete
             (draft / "source.json").write_text(json.dumps(facts, indent=1) + "\n")
             _write(builder(draft), draft, root)
             draft.rename(folder)
             logging.info("Prepared %s in %s (%.1f s).", name, folder, time.time() - start)
-    return _opened(builder, folder)
+    return _opened(builder, folder, protocol)
 
 
-def _opened(builder: Callable[[pathlib.Path], TripletBuilder], folder: pathlib.Path) -> Prepared:
+def _opened(
+    builder: Callable[[pathlib.Path], SampleBuilder], folder: pathlib.Path, protocol: Protocol
+) -> Prepared:
     facts = folder / builder(folder / "unused").data_path.relative_to(folder / "unused")
     with reading(folder):
         # Without this file TFDS takes the folder for a data set without splits.
         json.loads((facts / "dataset_info.json").read_text())
-        return Prepared(builder(folder), folder)
+        return Prepared(builder(folder), folder, protocol)
 
 
 @contextlib.contextmanager
@@ -173,7 +153,7 @@ def _clear(parent: pathlib.Path) -> None:
             debris.unlink()
 
 
-def _write(builder: TripletBuilder, draft: pathlib.Path, root: str) -> None:
+def _write(builder: SampleBuilder, draft: pathlib.Path, root: str) -> None:
     config = tfds.download.DownloadConfig(manual_dir=root, try_download_gcs=False)
     try:
         with quiet():

@@ -1,4 +1,4 @@
-"""Flare-aware multi-spectral object re-identification (FACENet) in JAX."""
+"""Multi-spectral object re-identification in JAX: FACENet and the systems around it."""
 
 from typing import Any
 
@@ -9,4 +9,8 @@ def __getattr__(name: str) -> Any:
         from facenet_jax import api
 
         return getattr(api, name)
+    if name == "__version__":
+        import importlib.metadata
+
+        return importlib.metadata.version("facenet_jax")
     raise AttributeError(f"module 'facenet_jax' has no attribute '{name}'")

@@ -4,18 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
 
 from data_tfds.errors import UserError
+from facenet_jax.models.base import Group
 
 
 def recipe_rate(
     epoch: np.ndarray, *, base: float, value: float, epochs: int, warmup: float
 ) -> np.ndarray:
-    """The release's learning rate of each epoch e = 1..E (spec section 4).
+    """The release's learning rate of each epoch e = 1..E, timm's cosine with warm-up.
 
     e < W: 0.01 b + e (v - 0.01 b) / W; else 0.002 b + (v - 0.002 b)(1 + cos(pi e / E)) / 2, and
     0.002 b at e = E. b = `base`; v = `value` is the peak of the group (b, or twice b for biases).
@@ -34,20 +34,29 @@ def cosine_rate(steps: int, *, value: float, warmup: int) -> np.ndarray:
     return np.where(s <= warmup, value * s / max(warmup, 1), cosine)
 
 
-def rate_table(config: ml_collections.ConfigDict, epoch: np.ndarray, epochs: int) -> np.ndarray:
-    """Learning rates [steps, 2] float32 of the groups (others, biases) for every step.
+Groups = Mapping[str, Group]
+"""Parameter groups by name. A parameter belongs to the first that matches it, or to the others."""
+
+
+def parameter_groups(own: Groups, bias_lr_factor: float) -> Groups:
+    """The groups of a run: the model's own, then the biases. Others have the factor 1."""
+    return {**own, "biases": Group(r"(.*/)?bias$", bias_lr_factor)}
+
+
+def rate_table(
+    config: ml_collections.ConfigDict, epoch: np.ndarray, epochs: int, groups: Groups
+) -> np.ndarray:
+    """Learning rates [steps, G] float32 of the groups (others first) for every step.
 
     Args:
         config: the section `optim`.
         epoch: the epoch of each step [steps].
         epochs: the length E of the recipe's schedule, in epochs.
+        groups: the parameter groups besides the others.
     """
-    if config.schedule not in ("recipe", "cosine"):
-        raise UserError(
-            f"config.optim.schedule is '{config.schedule}'; it must be 'recipe' or 'cosine'."
-        )
     base, columns = config.learning_rate, []
-    for value in (base, base * config.bias_rate):
+    for factor in (1.0, *(group.factor for group in groups.values())):
+        value = base * factor
         if config.schedule == "recipe":
             rates = recipe_rate(epoch, base=base, value=value, epochs=epochs, warmup=config.warmup)
         else:
@@ -62,6 +71,26 @@ def leaf_name(path: tuple[Any, ...]) -> str:
     return path[-1].key
 
 
+def group_of(path: tuple[Any, ...], groups: Groups) -> int:
+    """The column of a parameter's rate in a table of rates: 0 for the others."""
+    name = "/".join(str(key.key) for key in path)
+    found = [i for i, group in enumerate(groups.values(), start=1) if group.holds(name)]
+    return found[0] if found else 0
+
+
+def check_groups(groups: Groups, params: Mapping) -> None:
+    """Raises UserError for a group of the model without a parameter; takes arrays or shapes."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    used = {group_of(path, groups) for path in paths}
+    for number, (name, group) in enumerate(groups.items(), start=1):
+        if number not in used and name != "biases":
+            tops = ", ".join(sorted({str(path[0].key) for path in paths}))
+            raise UserError(
+                f"The model's parameter group {name} holds no parameter: no path begins with "
+                f"{group.pattern!r} (or an earlier group holds it); paths begin with {tops}."
+            )
+
+
 def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
     """Gradients to descent directions, before the learning rate.
 
@@ -71,7 +100,7 @@ def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     if config.name == "sgd":
         parts += [optax.add_decayed_weights(config.weight_decay), optax.trace(config.momentum)]
-    elif config.name == "adamw":
+    else:
         parts += [
             optax.scale_by_adam(*config.betas),
             optax.add_decayed_weights(
@@ -81,21 +110,14 @@ def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation
                 ),
             ),
         ]
-    else:
-        raise UserError(f"config.optim.name is '{config.name}'; it must be 'sgd' or 'adamw'.")
     return optax.chain(*parts)
 
 
-def descend(params: Mapping, directions: Mapping, rates: jax.Array) -> Mapping:
-    """Parameters after one step: p - rate * direction, rates [2] of the groups (others, biases)."""
+def descend(params: Mapping, directions: Mapping, rates: jax.Array, groups: Groups) -> Mapping:
+    """Parameters after one step: p - rate * direction, with the rates [G] of the groups."""
 
     def move(path, p, direction):
-        rate = rates[1] if leaf_name(path) == "bias" else rates[0]
+        rate = rates[group_of(path, groups)]
         return p - (rate * direction).astype(p.dtype)
 
     return jax.tree_util.tree_map_with_path(move, params, directions)
-
-
-def global_norm(tree: Mapping) -> jax.Array:
-    """The Euclidean norm of all leaves together, float32."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)))

@@ -1,8 +1,16 @@
-"""What a run is made of, put together in one place for training, evaluation and embedding."""
+"""What a run is made of, put together in one place for training, evaluation, benchmarks and tests.
+
+    open_run(config) = check(config), load its data set, assemble(config, dataset)
+    compile_step(run, data) -> Program, a chunk of training steps
+
+A `Run` has the facts that follow from config and data; the config itself is never changed.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -11,174 +19,312 @@ import optax
 from absl import logging
 from jax.sharding import Mesh
 
-from data_tfds import flare
 from data_tfds.errors import UserError
 from data_tfds.paths import Place, is_remote
+from data_tfds.samples import Split
+from facenet_jax import config as configs
 from facenet_jax import models
-from facenet_jax.inputs import dataset as data
-from facenet_jax.inputs.sampler import Plan, pk_plan
-from facenet_jax.inputs.stream import Streamed
-from facenet_jax.models import check_choice
-from facenet_jax.optim import optimizer
+from facenet_jax.inputs import dataset as datasets
+from facenet_jax.inputs.dataset import Dataset
+from facenet_jax.inputs.device import DeviceSplit, image_labels
+from facenet_jax.inputs.sampler import Plan, make_plan
+from facenet_jax.inputs.stream import IN_FLIGHT, OnDiskSplit, shapes
+from facenet_jax.models import contract
+from facenet_jax.optim import Groups, check_groups, optimizer, parameter_groups, rate_table
 from facenet_jax.runtime import memory
 from facenet_jax.runtime.checkpoint import Checkpoints
-from facenet_jax.runtime.mesh import check_divides, make_mesh, put, replicate, whole
-from facenet_jax.step import Resident, State, initial_state, state_sharding, used_losses
-from facenet_jax.weights import merge as pretrained
+from facenet_jax.runtime.mesh import check_divides, device_put, make_mesh, replicate, replicated
+from facenet_jax.step import Schedule, State, initial_state, make_chunk, state_sharding
+from facenet_jax.types import DataSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A config brought to life."""
+    """A config and its data set, and what follows from them."""
 
     config: ml_collections.ConfigDict
-    dataset: data.Dataset
+    dataset: Dataset
     mesh: Mesh
     model: models.Model
     optimizer: optax.GradientTransformation
-    plan: Plan
+    groups: Groups  # parameter groups with a learning rate of their own
+    plan: Plan | None  # None: only to evaluate
     streams: bool  # whether images come from disk while the run goes, not from the devices' memory
+    epochs: Mapping[int, int] = dataclasses.field(default_factory=dict)  # of steps without a plan
+
+    @functools.cached_property
+    def rates(self) -> np.ndarray:
+        """Learning rates [steps, G] float32 of all steps."""
+        epoch, train = self.plan.epoch, self.config.train
+        epochs = int(epoch[-1]) if train.steps else train.epochs
+        return rate_table(self.config.optim, epoch, epochs, self.groups)
+
+    @functools.cached_property
+    def schedule(self) -> Schedule:
+        """The plan and the rates on the devices."""
+        return replicate(Schedule(self.plan.rows, self.rates), self.mesh)
+
+    def when(self, step: int) -> dict[str, int]:
+        """The step and, where it is known, the epoch that it belongs to, 0 before the first."""
+        if self.plan and step:
+            return {"step": step, "epoch": int(self.plan.epoch[step - 1])}
+        epochs = {0: 0, **self.epochs}
+        return {"step": step, "epoch": epochs[step]} if step in epochs else {"step": step}
 
 
-def open_run(config: ml_collections.ConfigDict) -> Run:
-    """The data set, devices, model, optimiser and plan of `config`, checked against each other.
+def open_run(
+    config: ml_collections.ConfigDict,
+    *,
+    load: Callable[..., Dataset] = datasets.load,
+    spec: DataSpec | None = None,
+    training: bool = True,
+) -> Run:
+    """The run of a config. Raises UserError for what is wrong, options before any data is loaded.
 
-    Resolves `config.model.identities` in place. Raises UserError for what does not fit together.
+    Args:
+        config: the config; it stays as it is.
+        load: gives the data set of the section `data`, and whether for training.
+        spec: what the model was trained on, where that is not this data set.
+        training: False: only to evaluate, so that no training split is needed.
     """
-    mesh = make_mesh()
-    train = config.train
-    for option in ("identities_per_batch", "samples_per_identity", "steps_per_dispatch"):
-        if train[option] < 1:
-            raise UserError(f"config.train.{option} is {train[option]}; it must be 1 or more.")
-    if train.epochs < 1 or train.steps < 0:
-        raise UserError(
-            f"config.train.epochs is {train.epochs} and config.train.steps is {train.steps}; there "
-            "must be at least one epoch and no fewer than 0 steps (0: as many as the epochs have)."
-        )
-    check_divides(
-        "config.train.identities_per_batch * config.train.samples_per_identity",
-        train.identities_per_batch * train.samples_per_identity,
-        mesh,
-    )
+    configs.check(config)
+    mesh, train = make_mesh(), config.train
+    batch = train.identities_per_batch * train.samples_per_identity
+    if training and config.sampler.name == "pk":  # another one makes batches of its own size
+        check_divides("config.train.identities_per_batch * samples_per_identity", batch, mesh)
     check_divides("config.evaluate.batch", config.evaluate.batch, mesh)
-    check_choice("evaluate", config.evaluate, export=("last", "best"))
-    check_choice("augment", config.augment, draw=("shared", "independent"))
-    check_choice("optim", config.optim, schedule=("recipe", "cosine"))
-    check_choice("loss_options", config.loss_options, kl_reduction=("sample", "batch"))
-    check_choice(
-        "data",
-        config.data,
-        flare_statistic=("luma", "histogram"),
-        flare_rule=("per_modality", "either", "both"),
-        resident=("auto", "always", "never"),
-    )
-    used_losses(config)
-    check_attention(config.model, jax.default_backend())
-    direction = optimizer(config.optim)
-    if not config.model.pretrained:
-        raise UserError(
-            "config.model.pretrained is not set, and this recipe starts from an ImageNet-21k ViT: "
-            "get jx_vit_base_p16_224-80ecf9dd.pth (release v0.1-vitjx of "
-            "github.com/rwightman/pytorch-image-models) or a ViT of gs://vit_models/augreg/ and "
-            "give --config.model.pretrained=FILE, or say --config.model.pretrained=none to start "
-            "from random weights.",
-            exit_code=2,
-        )
-    dataset = data.load(config.data)
-    identities = len(np.unique(dataset.train.identity))
-    if config.model.identities not in (0, identities):
-        raise UserError(
-            f"config.model.identities is {config.model.identities} but the training split of "
-            f"{dataset.name} has {identities}; leave the option at 0."
-        )
-    config.model.identities = identities
-    model = models.build(config.model, config.data.image_size, identities)
-    plan = pk_plan(
-        dataset.train.identity,
-        seed=config.seed,
-        p=train.identities_per_batch,
-        k=train.samples_per_identity,
-        epochs=train.epochs,
-        steps=train.steps,
-    )
-    streams = memory.streams(config, dataset, mesh)
-    return Run(config, dataset, mesh, model, direction, plan, streams)
+    return assemble(config, load(config.data, training), mesh=mesh, spec=spec, training=training)
 
 
-def check_attention(model: ml_collections.ConfigDict, backend: str, tokens: int = 0) -> None:
-    """Raise UserError where `model.attention` cannot run: in training on so many `tokens`."""
-    if model.attention == "xla":
-        return
-    if backend != "gpu" or model.dtype != "bfloat16":
-        raise UserError(
-            f"config.model.attention is 'cudnn', which computes bfloat16 on a GPU, but the devices "
-            f"are of the kind '{backend}' and config.model.dtype is {model.dtype}; set "
-            "--config.model.attention=xla."
-        )
-    if tokens % 2:
-        raise UserError(
-            f"config.model.attention is 'cudnn', whose gradient JAX gives for an even number of "
-            f"tokens only, and an image has {tokens}; set --config.model.attention=xla to train."
-        )
+def assemble(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    *,
+    mesh: Mesh | None = None,
+    spec: DataSpec | None = None,
+    plan: Plan | None = None,
+    training: bool = True,
+) -> Run:
+    """The run of a config on a data set that is already loaded.
 
-
-def on_devices(run: Run, *splits: data.Split) -> Resident | Streamed:
-    """Splits, one after another, on every device; or their labels alone where the images stream.
-
-    Identities are numbered 0..C-1 in sorted order.
+    Args:
+        config: a checked config.
+        dataset: the data.
+        mesh: the devices; all of them by default.
+        spec: what the model was trained on, where that is not this data set.
+        plan: the order of training, instead of the config's sampler.
+        training: False: only to evaluate.
     """
-    options = run.config.data
-    columns = {
-        field: np.concatenate([getattr(split, field) for split in splits])
-        for field in ("identity", "camera", "scene", "flare_fraction", "histogram_ratio")
+    mesh = mesh or make_mesh()
+    spec = spec or data_spec(config, dataset)
+    unknown = set(dataset.modalities) - set(spec.modalities)
+    if unknown:
+        raise UserError(
+            f"{dataset.name} has the modalities {', '.join(dataset.modalities)}, but the model was "
+            f"trained on {', '.join(spec.modalities)}."
+        )
+    if dataset.modalities != tuple(m for m in spec.modalities if m in dataset.modalities):
+        raise UserError(
+            f"{dataset.name} lists its modalities as {', '.join(dataset.modalities)}, but the "
+            f"model was trained on {', '.join(spec.modalities)}; list them in that order."
+        )
+    model = models.build(config.model, spec)
+    refused = model.refuses(jax.default_backend(), training)
+    if refused:
+        raise UserError(refused)
+    if training and plan is None:
+        plan = make_plan(
+            config.sampler.to_dict(),
+            dataset.split("train"),
+            seed=config.seed,
+            options=config.train.to_dict(),
+            epochs=config.train.epochs,
+            steps=config.train.steps,
+        )
+        check_divides(f"A batch of the sampler {config.sampler.name}", plan.batch, mesh)
+    return Run(
+        config=config,
+        dataset=dataset,
+        mesh=mesh,
+        model=model,
+        optimizer=optimizer(config.optim),
+        groups=parameter_groups(model.groups, config.optim.bias_lr_factor),
+        plan=plan if training else None,
+        streams=memory.streams(config, *image_bytes(dataset, config, training), mesh),
+    )
+
+
+def data_spec(config: ml_collections.ConfigDict, dataset: Dataset) -> DataSpec:
+    """The facts about a training split that a model is built for."""
+    train = dataset.split("train")
+    labels = {
+        name: max(0, int(column.max()) + 1)
+        for name, column in train.labels.items()
+        if np.issubdtype(column.dtype, np.integer)
     }
-    delta = flare.labels(
-        columns["flare_fraction"],
-        columns["histogram_ratio"],
-        statistic=options.flare_statistic,
-        rule=options.flare_rule,
-        threshold=options.flare_threshold,
+    identities = len(np.unique(train.identity))
+    return DataSpec(dataset.modalities, tuple(config.data.image_size), identities, labels)
+
+
+def image_bytes(
+    dataset: Dataset, config: ml_collections.ConfigDict, training: bool
+) -> tuple[int, int]:
+    """Bytes of all images that would be resident at once, and of those of one sample."""
+    names = list({dataset.protocol.query.split, dataset.protocol.gallery.split})
+    if training:
+        names += ["train", *["validation"] * (2 if "validation" in dataset.splits else 0)]
+    splits = [dataset.splits[name] for name in names if name in dataset.splits]
+    total = sum(images.nbytes for split in splits for images in split.images.values())
+    height, width = config.data.image_size
+    return total, len(dataset.modalities) * height * width * 3
+
+
+def on_devices(run: Run, *splits: Split) -> tuple[DeviceSplit | OnDiskSplit, np.ndarray]:
+    """(splits, one after another, for the devices; the rows [M, N] of their samples' images).
+
+    All of them on every device, or their labels alone where the images stream. Identities are
+    numbered 0..C-1 in sorted order. Labels are the whole-number and true/false ones that all
+    splits have.
+    """
+    modalities = splits[0].modalities
+    _, numbered = np.unique(np.concatenate([s.identity for s in splits]), return_inverse=True)
+    parts = np.split(numbered.astype(np.int32), np.cumsum([len(s) for s in splits])[:-1])
+    kept = [
+        name
+        for name, column in splits[0].labels.items()
+        if column.dtype == bool or np.issubdtype(column.dtype, np.integer)
+        if all(name in split.labels for split in splits)
+    ]
+
+    def by_image(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        return tuple(
+            np.concatenate([image_labels(s, c, m) for s, c in zip(splits, columns, strict=True)])
+            for m in range(len(modalities))
+        )
+
+    rows, first = [], np.zeros((len(modalities), 1), np.int32)
+    for split in splits:
+        rows.append(np.where(split.rows < 0, -1, split.rows + first))
+        first = first + np.int32([[len(images)] for images in split.images.values()])
+    rows = np.concatenate(rows, axis=1)
+    # A sampler may fill every batch from samples that lack images, as cross_modal does.
+    training = run.plan is not None and splits[0] is run.dataset.splits.get("train")
+    read = run.plan.rows if training else rows
+
+    labels = DeviceSplit(
+        images=(),
+        identity=by_image(parts),
+        labels={name: by_image([split.labels[name] for split in splits]) for name in kept},
+        missing=bool((read < 0).any()),
     )
-    _, label = np.unique(columns["identity"], return_inverse=True)
-    labels = (label.astype(np.int32), columns["camera"], columns["scene"], delta)
+    labels = replicate(labels, run.mesh)
+    images = [[split.images[modality] for split in splits] for modality in modalities]
     if run.streams:
-        images = tuple(split.images for split in splits)
-        return Streamed(replicate(Resident((), *labels), run.mesh), images)
-    bands = (
-        parts[0] if len(parts) == 1 else np.concatenate(parts)
-        for parts in zip(*(split.images for split in splits), strict=True)
-    )
-    images = tuple(replicate(band, run.mesh) for band in bands)  # one at a time on the host
-    return Resident(images, *replicate(labels, run.mesh))
+        return OnDiskSplit(labels, tuple(tuple(each) for each in images)), rows
+    joined = (each[0] if len(each) == 1 else np.concatenate(each) for each in images)
+    resident = tuple(replicate(one, run.mesh) for one in joined)  # one at a time on the host
+    return dataclasses.replace(labels, images=resident), rows
+
+
+def training_images(run: Run) -> DeviceSplit | OnDiskSplit:
+    """The training split for the devices.
+
+    Images are missing where the plan has -1, not where a sample lacks one: a sampler may put images
+    of several samples side by side, so that none is missing.
+    """
+    data, _ = on_devices(run, run.dataset.split("train"))
+    missing = bool((run.plan.rows < 0).any())
+    if isinstance(data, OnDiskSplit):
+        return dataclasses.replace(data, labels=dataclasses.replace(data.labels, missing=missing))
+    return dataclasses.replace(data, missing=missing)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A chunk of training steps, compiled."""
+
+    compiled: jax.stages.Compiled
+    run: Run
+    reads: DeviceSplit  # the data that it was compiled for, arrays or shapes
+    compile_seconds: float
+
+    def __call__(
+        self, state: State, data: DeviceSplit, count: int
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """(the state after `count` more steps, their scalars); the state given is used up."""
+        return self.compiled(state, data, self.run.schedule, np.int32(count))
+
+    def budget(self, state: Any, others: Sequence[DeviceSplit | OnDiskSplit]) -> memory.Budget:
+        """Bytes of memory that training needs on one device.
+
+        `state` is the state or its shapes, `others` what evaluations read.
+        """
+        images = memory.bytes_of(self.reads.images) * (IN_FLIGHT if self.reads.windowed else 1)
+        images += sum(memory.bytes_of(x.images) for x in others if isinstance(x, DeviceSplit))
+        return memory.Budget(
+            memory.bytes_of((state.params, state.collections)),
+            memory.bytes_of(state.optimizer),
+            images,
+            self.compiled.memory_analysis().temp_size_in_bytes,
+            memory.of_device(self.run.mesh),
+        )
+
+
+def lower_step(run: Run, state: Any, reads: Any, schedule: Any) -> jax.stages.Lowered:
+    """A chunk of training steps, not yet compiled; takes arrays or shapes with shardings."""
+    chunk = make_chunk(run.model, run.optimizer, run.groups, run.config, run.mesh)
+    return chunk.lower(state, reads, schedule, np.int32(0))
+
+
+def compile_step(run: Run, data: DeviceSplit | OnDiskSplit) -> Program:
+    """The training step of a run for its training images."""
+    per_dispatch = run.config.train.steps_per_dispatch
+    reads = shapes(data, per_dispatch, run.plan.batch, run.mesh)
+    start = time.perf_counter()
+    compiled = lower_step(run, state_shapes(run), reads, run.schedule).compile()
+    return Program(compiled, run, reads, time.perf_counter() - start)
 
 
 def untrained_state(run: Run) -> Callable[[], State]:
-    """A jitted function to the random state of the config's seed, where a state of the run lies."""
+    """A jitted function that makes the random state of the config's seed, sharded as in the run."""
     create = functools.partial(initial_state, run.model, run.optimizer, run.config.seed)
-    there = state_sharding(jax.eval_shape(create), run.config, run.mesh)
-    return jax.jit(create, out_shardings=there)
+    shapes = jax.eval_shape(create)
+    check_groups(run.groups, shapes.params)
+    sharding = state_sharding(shapes, run.config, run.mesh)
+    return jax.jit(create, out_shardings=sharding)
+
+
+def state_shapes(run: Run) -> State:
+    """The shapes and shardings of a state."""
+    return jax.eval_shape(untrained_state(run))
 
 
 def start_state(run: Run) -> State:
     """The state at step 0 on the devices, from pretrained weights if the config names some."""
-    state = untrained_state(run)()
-    if run.config.model.pretrained == "none":
+    state, model = untrained_state(run)(), run.config.model
+    if "pretrained" not in model or model.pretrained == "none":
         return state
-    random = jax.tree.map(np.asarray, whole(state.params, run.mesh))
-    params, report = pretrained.load_pretrained(
-        run.config.model.pretrained, random, run.model.patch_grid
-    )
+    if run.model.load is None:
+        raise UserError(
+            f"config.model.pretrained is {model.pretrained}, but the model {model.name} takes no "
+            "weights; set --config.model.pretrained=none."
+        )
+    random = jax.tree.map(np.asarray, replicated(state.variables, run.mesh))
+    variables, report = run.model.load(random, model.pretrained)
     logging.info("%s", report)
-    there = state_sharding(params, run.config, run.mesh)
-    return dataclasses.replace(state, params=put(params, there))
+    contract.check_loaded(random, variables)
+    variables = device_put(variables, state_sharding(variables, run.config, run.mesh))
+    params = variables.pop("params")
+    return dataclasses.replace(state, params=params, collections=variables)
 
 
 def saved_state(run: Run, checkpoints: Checkpoints, step: int) -> State:
     """The state of a checkpoint, on the devices of this run (which may be others than it had)."""
-    return checkpoints.restore(step, jax.eval_shape(untrained_state(run)))
+    return checkpoints.restore(step, state_shapes(run))
 
 
-def open_checkpoints(workdir: Place) -> Checkpoints:
-    """The checkpoints of a run."""
+def open_checkpoints(workdir: Place, select: str = "mAP") -> Checkpoints:
+    """The checkpoints of a run; the best has the highest `select`."""
     # Orbax wants an absolute path, and `resolve` takes a URL for a relative one.
-    return Checkpoints((workdir if is_remote(workdir) else workdir.resolve()) / "checkpoints")
+    folder = (workdir if is_remote(workdir) else workdir.resolve()) / "checkpoints"
+    return Checkpoints(folder, select)

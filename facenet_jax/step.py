@@ -1,227 +1,128 @@
-"""One training step, many of them per dispatch, and feature extraction: all that is compiled."""
+"""One training step, many of them per dispatch, and embedding: all that is compiled."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data_tfds.errors import UserError
-from data_tfds.samples import BANDS
-from facenet_jax import losses
+from facenet_jax import objective
 from facenet_jax.inputs.augment import augment, normalise
-from facenet_jax.models import Model
-from facenet_jax.optim import descend, global_norm
-from facenet_jax.runtime.mesh import divided, split_batch
+from facenet_jax.inputs.device import DeviceSplit, gather
+from facenet_jax.models import Model, contract
+from facenet_jax.optim import Groups, descend
+from facenet_jax.runtime.mesh import fsdp_shardings
 from facenet_jax.types import Batch, Outputs
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that training changes; what a checkpoint holds."""
+    """All that training changes: the content of a checkpoint."""
 
     step: jax.Array  # [] int32, steps done
     params: Mapping[str, Any]
     collections: Mapping[str, Any]  # what else the model keeps, such as BatchNorm statistics
     optimizer: Any
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Resident:
-    """A split on the device. One array of images per band; they may differ in length."""
-
-    images: tuple[jax.Array, ...]  # M arrays [N, H, W, 3] uint8
-    identity: jax.Array  # [N] int32
-    camera: jax.Array  # [N] int32
-    scene: jax.Array  # [N] int32
-    flare: jax.Array  # [N, 2] bool
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Window(Resident):
-    """Labels of a split on the device, and the images of the next K batches alone, in a ring.
-
-    What a stream gives instead of a `Resident`: the images are M arrays [K, B, H, W, 3], split over
-    the devices along B, and the batch of step s lies at s % K.
-    """
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """The variables that `Model.apply` takes."""
+        return {"params": self.params, **self.collections}
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The whole run as tables on the device, indexed by the step."""
+    """The plan and the rates of a run as tables on the device, indexed by the step."""
 
-    rows: jax.Array  # [steps, M, B] int32, rows of each band's images
-    rates: jax.Array  # [steps, 2] float32, learning rates of (others, biases)
-
-
-def gather(data: Resident, rows: jax.Array, step: jax.Array, mesh: Mesh) -> tuple[jax.Array, Batch]:
-    """(images uint8 [M, B, H, W, 3], the batch without them) at rows [M, B], split over devices.
-
-    Row j of every band shares its identity; camera, scene and flare are those of the first band.
-    `step` finds the batch in a `Window`, which has the images of these rows already.
-    """
-    rows = split_batch(rows, mesh, 1)
-    if isinstance(data, Window):
-        images = jnp.stack([band[step % len(band)] for band in data.images])
-    else:
-        images = jnp.stack([band[row] for band, row in zip(data.images, rows, strict=True)])
-    first = rows[0]
-    fields = (data.identity[first], data.camera[first], data.scene[first], data.flare[first])
-    return images, Batch(None, *fields)
-
-
-LOSSES = ("id", "triplet", "mask_kl", "mc", "flare", "mmm", "hc", "cdc")
-
-
-def weight_at(weight: float | Sequence, progress: jax.Array) -> jax.Array:
-    """A loss weight, constant or piecewise linear in the progress 0..1 of the run."""
-    if isinstance(weight, int | float):
-        return jnp.float32(weight)
-    at, value = (jnp.array(column, jnp.float32) for column in zip(*weight, strict=True))
-    return jnp.interp(progress, at, value)
-
-
-def check_weight(name: str, weight: object) -> None:
-    """Raise UserError unless `weight_at` takes this weight."""
-    try:
-        table = np.asarray(weight, np.float64)
-        good = np.isfinite(table).all() and (
-            table.ndim == 0
-            or (table.ndim == 2 and table.shape[1] == 2 and (np.diff(table[:, 0]) > 0).all())
-        )
-    except (TypeError, ValueError):
-        good = False
-    if not good:
-        raise UserError(
-            f"config.losses.{name} is {weight!r}; it must be a number or "
-            "((progress, weight), ...) with rising progress from 0 to 1."
-        )
-
-
-def loss_terms(
-    outputs: Outputs, batch: Batch, names: Sequence[str], options: ml_collections.ConfigDict
-) -> dict[str, jax.Array]:
-    """The named losses, unweighted, each a scalar; sums over bands where a loss is per band."""
-    # By name: the order of a dict that went through a JAX transformation is alphabetical.
-    features, logits = (
-        [named[band] for band in BANDS] for named in (outputs.features, outputs.logits)
-    )
-    terms = {
-        "id": lambda: sum(
-            losses.cross_entropy(x, batch.identity, options.label_smoothing) for x in logits
-        ),
-        "triplet": lambda: sum(
-            losses.batch_hard_triplet(x, batch.identity, options.margin or None) for x in features
-        ),
-        "mask_kl": lambda: losses.min_kl(*outputs.extras["flare_logits"], options.kl_reduction),
-        "mc": lambda: losses.multi_modal_consistency(logits, options.kl_reduction),
-        "flare": lambda: sum(
-            losses.cross_entropy(x, delta.astype(jnp.int32))
-            for x, delta in zip(outputs.extras["flare_logits"], batch.flare.T, strict=True)
-        ),
-        "mmm": lambda: losses.mmm(features, batch.identity),
-        "hc": lambda: losses.hc(features, batch.identity),
-        "cdc": lambda: losses.cdc(features, batch.identity),
-    }
-    return {name: terms[name]() for name in names}
-
-
-def used_losses(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """The names of the losses with a weight other than 0, after a check that the model has them."""
-    for name in LOSSES:
-        check_weight(name, config.losses[name])
-    names = tuple(name for name in LOSSES if config.losses[name])
-    for name in ("mask_kl", "flare"):
-        if name in names and not config.model.flare_heads:
-            raise UserError(
-                f"config.losses.{name} is {config.losses[name]} but config.model.flare_heads is "
-                "False; switch the heads on or set the weight to 0."
-            )
-    if not names:
-        raise UserError("Every weight in config.losses is 0, so there is nothing to learn.")
-    return names
+    rows: jax.Array  # [steps, M, B] int32, rows of each modality's images, -1 for a missing one
+    rates: jax.Array  # [steps, G] float32, learning rates of the parameter groups
 
 
 def train_step(
     state: State,
-    data: Resident,
+    data: DeviceSplit,
     schedule: Schedule,
     *,
     model: Model,
     optimizer: optax.GradientTransformation,
+    groups: Groups,
     config: ml_collections.ConfigDict,
     mesh: Mesh,
 ) -> tuple[State, dict[str, jax.Array]]:
     """(the next state, scalars float32 by name) after one step on the batch that the plan names."""
-    names, step = used_losses(config), state.step
+    terms, step = objective.terms(config), state.step
     augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step))
     images, batch = gather(data, schedule.rows[step], step, mesh)
-    batch = dataclasses.replace(batch, images=augment(images, augment_key, config.augment))
+    images = augment(
+        images,
+        augment_key,
+        config.augment,
+        model.pixel_mean,
+        model.pixel_std,
+        model.spec.modalities,
+    )
+    batch = dataclasses.replace(batch, images=images)
     progress = step.astype(jnp.float32) / schedule.rows.shape[0]
 
-    def objective(params):
-        outputs, changed = model.apply(
+    def loss(params):
+        outputs, changed = contract.apply(
+            model,
             {"params": params, **state.collections},
             batch,
             train=True,
             progress=progress,
             key=model_key,
         )
-        terms = loss_terms(outputs, batch, names, config.loss_options)
-        total = sum(weight_at(config.losses[name], progress) * terms[name] for name in names)
-        return total, (terms, changed)
+        total, weighted = objective.total(terms, outputs, batch, progress)
+        return total, (weighted, changed)
 
-    grad_fn = jax.value_and_grad(objective, has_aux=True)
-    (total, (terms, changed)), gradients = grad_fn(gathered(state.params, config, mesh))
-    gradients = held(gradients, config, mesh)
+    grad_fn = jax.value_and_grad(loss, has_aux=True)
+    (total, (weighted, changed)), gradients = grad_fn(replicate_params(state.params, config, mesh))
+    gradients = constrain_state(gradients, config, mesh)
     directions, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     rates = schedule.rates[step]
-    params = descend(state.params, directions, rates)
+    params = descend(state.params, directions, rates, groups)
     scalars = {
         "loss": total,
-        **{f"loss_{name}": value for name, value in terms.items()},
+        **{f"loss_{label}": value for label, value in weighted.items()},
         "learning_rate": rates[0],
-        "gradient_norm": global_norm(gradients),
-        # Of the new parameters: a step that overflows tells so before it can be saved.
-        "parameter_norm": global_norm(params),
+        "gradient_norm": optax.tree.norm(gradients),
+        # Of the new parameters: a step that overflows shows before it can be saved.
+        "parameter_norm": optax.tree.norm(params),
     }
-    after = State(step + 1, params, changed, optimizer_state)
-    return held(after, config, mesh), scalars
+    after = State(step + 1, params, {**state.collections, **changed}, optimizer_state)
+    return constrain_state(after, config, mesh), scalars
 
 
-def state_sharding(state: State, config: ml_collections.ConfigDict, mesh: Mesh) -> State:
-    """How a state, or a part of one, lies on the devices: whole, or divided by `train.shard_state`.
+def state_sharding(state: Any, config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
+    """The shardings of a state, or of a part of one: replicated, or divided by `train.shard_state`.
 
-    Dividing is a matter of shapes alone, outside the model. Takes arrays or shapes and gives
-    shardings.
+    How leaves are divided depends on their shapes alone. Takes arrays or shapes.
     """
     if config.train.shard_state:
-        return divided(state, mesh, config.train.shard_above)
+        return fsdp_shardings(state, mesh, config.train.shard_above)
     return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), state)
 
 
-def gathered(params: Any, config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
-    """`params` whole on every device for the length of a step, inside jit.
+def replicate_params(params: Any, config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
+    """Replicate `params` on every device for the length of a step, inside jit.
 
-    Left to itself the partitioner moves activations of the whole batch to the divided parameters.
+    Otherwise the partitioner moves the activations of the batch to the divided parameters.
     """
     if not config.train.shard_state:
         return params
     return jax.lax.with_sharding_constraint(params, NamedSharding(mesh, PartitionSpec()))
 
 
-def held(tree: Any, config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
-    """`tree` kept in its place by `state_sharding`, inside jit."""
+def constrain_state(tree: Any, config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
+    """`tree` with the state's shardings (FSDP), inside jit; unchanged without train.shard_state."""
     if not config.train.shard_state:
         return tree
     return jax.lax.with_sharding_constraint(tree, state_sharding(tree, config, mesh))
@@ -230,6 +131,7 @@ def held(tree: Any, config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
 def make_chunk(
     model: Model,
     optimizer: optax.GradientTransformation,
+    groups: Groups,
     config: ml_collections.ConfigDict,
     mesh: Mesh,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
@@ -239,7 +141,9 @@ def make_chunk(
     `count` are filled. `count` is a value, not a shape: one program serves every length, so where a
     run is cut (evaluation, a kill) cannot change its arithmetic.
     """
-    step = functools.partial(train_step, model=model, optimizer=optimizer, config=config, mesh=mesh)
+    step = functools.partial(
+        train_step, model=model, optimizer=optimizer, groups=groups, config=config, mesh=mesh
+    )
 
     def chunk(state, data, schedule, count):
         shapes = jax.eval_shape(step, state, data, schedule)[1]
@@ -256,33 +160,62 @@ def make_chunk(
 
 
 def initial_state(model: Model, optimizer: optax.GradientTransformation, seed: int) -> State:
-    """An untrained state. Pure, to be jitted to where it shall live."""
+    """An untrained state. Pure; jit it with `out_shardings` to create the state in place."""
     variables = dict(model.init(jax.random.key(seed)))
     params = variables.pop("params")
     return State(jnp.int32(0), params, variables, optimizer.init(params))
 
 
-@functools.lru_cache(maxsize=8)  # a run evaluates many times and shall compile once
-def make_extract(
-    model: Model, mesh: Mesh, bands: tuple[str, ...] = BANDS
-) -> Callable[[Mapping, Resident, jax.Array, jax.Array], jax.Array]:
-    """extract(variables, data, rows [B], real [B]) -> embeddings [B, E] float32 of these rows.
+def outputs(
+    model: Model, variables: Mapping[str, Any], images: jax.Array, batch: Batch, modalities: tuple
+) -> Outputs:
+    """The outputs of a model for uint8 images [M, B, H, W, 3] in evaluation mode.
 
-    `data` is a Resident, or a Window with the one batch of these rows. `real` is False for the rows
-    that only fill up the last batch: they must not open a gate that looks at the whole batch.
+    `batch` has all but the images; `modalities` names them. Pure, so it can be jitted or exported.
     """
-    index = [BANDS.index(band) for band in bands]
+    images = normalise(images, model.pixel_mean, model.pixel_std)
+    batch = dataclasses.replace(batch, images=images)
+    return contract.apply(model, variables, batch, train=False, modalities=modalities)[0]
+
+
+@functools.lru_cache(maxsize=16)  # a run evaluates many times and compiles once
+def make_extract(
+    model: Model, mesh: Mesh, modalities: tuple[str, ...]
+) -> Callable[[Mapping, DeviceSplit, jax.Array, jax.Array], jax.Array]:
+    """extract(variables, data, rows [M, B], real [B]) -> embeddings [B, E] float32 of these rows.
+
+    `data` has the images of just these modalities, or a window with the one batch of these rows.
+    `real` is False for the rows that only fill up the last batch: they must not switch on a gate
+    that depends on all samples of the batch.
+    """
 
     def extract(variables, data, rows, real):
-        data = dataclasses.replace(data, images=tuple(data.images[i] for i in index))
-        rows = jnp.broadcast_to(rows[None], (len(index), *rows.shape))
         images, batch = gather(data, rows, jnp.int32(0), mesh)
-        batch = dataclasses.replace(
-            batch, images=normalise(images), flare=batch.flare & real[:, None]
-        )
-        outputs, _ = model.apply(variables, batch, train=False, bands=bands)
-        return jax.lax.with_sharding_constraint(
-            outputs.embedding, NamedSharding(mesh, PartitionSpec())
-        )
+        labels = {
+            name: label & real[None] if label.dtype == bool else label
+            for name, label in batch.labels.items()
+        }
+        batch = dataclasses.replace(batch, labels=labels)
+        embedding = outputs(model, variables, images, batch, modalities).embedding
+        return jax.lax.with_sharding_constraint(embedding, NamedSharding(mesh, PartitionSpec()))
 
     return jax.jit(extract)
+
+
+def embedding_parts(
+    model: Model, modalities: tuple[str, ...], labels: Mapping[str, Any]
+) -> tuple[dict[str, tuple[int, int]], int]:
+    """({name: (start, stop)} columns of the embedding of these modalities, its width).
+
+    `labels` are the arrays of a split by name, of which only the types matter. Nothing is computed.
+    """
+    shape = (len(modalities), 1)
+
+    def one(key):
+        images = jnp.zeros((*shape, *model.spec.image_size, 3), jnp.uint8)
+        columns = {name: jnp.zeros(shape, dtype) for name, dtype in labels.items()}
+        batch = Batch(None, jnp.zeros(1, jnp.int32), columns)
+        return outputs(model, model.init(key), images, batch, modalities)
+
+    found = jax.eval_shape(one, jax.random.key(0))
+    return dict(found.parts), found.embedding.shape[-1]

@@ -1,8 +1,6 @@
 """The training loop: set up, restore, chunks of steps, evaluation, saving."""
 
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,109 +9,126 @@ import numpy as np
 from absl import logging
 from clu import parameter_overview
 
-from data_tfds.paths import Place
-from facenet_jax import evaluate, optim
-from facenet_jax.inputs.stream import Streamed, feed, shapes
+from data_tfds.paths import Place, is_remote
+from facenet_jax import evaluate, models, stored
+from facenet_jax.embed import EvalSet, embed, test_set, validation_set
+from facenet_jax.inputs.device import DeviceSplit
+from facenet_jax.inputs.stream import OnDiskSplit, open_reader
+from facenet_jax.retrieval.report import line
 from facenet_jax.run import (
+    Program,
     Run,
-    check_attention,
-    on_devices,
+    compile_step,
     open_checkpoints,
     open_run,
     saved_state,
     start_state,
+    state_shapes,
+    training_images,
 )
 from facenet_jax.runtime import memory
 from facenet_jax.runtime import workdir as workdirs
+from facenet_jax.runtime.checkpoint import Checkpoints, selected
 from facenet_jax.runtime.log import Log
-from facenet_jax.runtime.mesh import replicate
 from facenet_jax.runtime.preemption import Preemption
 from facenet_jax.runtime.profile import Profile
-from facenet_jax.runtime.writers import Writer, drop_after
-from facenet_jax.step import Resident, Schedule, State, make_chunk
+from facenet_jax.runtime.writers import Writer, drop_after, write_text
 
 
 def train(
     config: ml_collections.ConfigDict, workdir: Place, profile: str = ""
 ) -> Mapping[str, Any] | None:
-    """The scores of result.json after training to the end of the plan; None when told to stop.
+    """The scores of result.json after training to the end of the plan; None if a signal stopped it.
 
     Goes on from the newest checkpoint in `workdir`. Order, augmentation and rates are functions of
     (seed, step), so a run that was killed and started again ends with the same parameters.
     `profile` FIRST:LAST traces these steps into workdir/profile.
     """
+    # Put the run together and find the step to start from.
+    # On a disk, opening checkpoints that are not there would create the folder.
+    trained = is_remote(workdir) or (workdir / "checkpoints").exists()
+    found = open_checkpoints(workdir).latest() if trained else None  # 0: imported weights
+    if found is None:
+        models.check_start(config)
+    else:
+        stored.refuse_other_run(workdir, config)
     run = open_run(config)
-    tokens = 1 + math.prod(run.model.patch_grid)
-    check_attention(config.model, jax.default_backend(), tokens)
-    total = len(run.plan.epoch)
-    checkpoints = open_checkpoints(workdir)
-    saved = checkpoints.latest()  # may be 0: imported weights start there
-    step = saved or 0
-    workdirs.claim(workdir, config, trained=saved is not None)
+    checkpoints = open_checkpoints(workdir, run.dataset.protocol.select)
+    total, step = len(run.plan.epoch), found or 0
+    if jax.process_index() == 0:
+        stored.claim(workdir, config, run.model.spec)
+        workdirs.write_environment(workdir, "train")
     tracer = Profile(profile, workdir / "profile", step, total)
 
-    state = start_state(run) if saved is None else saved_state(run, checkpoints, saved)
-    logging.info("%s", parameter_table(state.params))
+    state = start_state(run) if found is None else saved_state(run, checkpoints, found)
+    if jax.process_index() == 0:
+        write_text(workdir / "parameters.txt", parameter_table(state.params) + "\n")
     logging.info(
-        "%s: %d steps of %d triplets on %s; from step %d.",
+        "%s: %d steps of %d samples on %s; from step %d. %s parameters (parameters.txt has each).",
         workdir,
         total,
-        run.plan.rows.shape[1],
+        run.plan.batch,
         devices(),
         step,
+        f"{parameter_overview.count_parameters(state.params):,}",
     )
 
-    # Everything the steps read is on the device before the first of them, unless it streams.
-    data = on_devices(run, run.dataset.train)
-    rows, rates = tables(run)
-    schedule = replicate(Schedule(rows, rates), run.mesh)
-    probe, validation = evaluate.test_probe(run), evaluate.validation_probe(run)
-    others = [part.data for part in (probe, validation) if part]
-    # A run that has ended only writes its results again.
-    chunk = compiled(run, state, data, schedule, others) if step < total else None
+    # Put the images on the devices before the first step, unless they are streamed.
+    images = training_images(run)
+    test, validation = test_set(run), validation_set(run)
+    # A run that is complete only writes its results again.
+    program = compiled(run, images, [test, validation]) if step < total else None
     evaluate_at, save_at = due(run)
-    best = best_score(checkpoints)
+    best = best_score(checkpoints, run.dataset.protocol.select)
     writer = None
     if jax.process_index() == 0:
         drop_after(workdir / "metrics.jsonl", step)
         writer = Writer(workdir)
-    log = Log(run, writer)
+    log = Log(run.plan.epoch, run.plan.batch, writer)
     embedded = None
 
     per_dispatch, workers = config.train.steps_per_dispatch, config.data.workers
-    reader = feed(data, rows, per_dispatch, run.mesh, workers=workers, start=step)
-    with Preemption() as preemption, checkpoints, reader as batches:
+    reader = open_reader(images, run.plan.rows, per_dispatch, run.mesh, workers=workers, start=step)
+    with Preemption() as preemption, checkpoints, reader as read:
         while step < total:
+            # Run the steps up to the next evaluation, checkpoint or trace.
             tracer.at(step, state)
             stop = next(s for s in range(step + 1, total + 1) if evaluate_at[s] or save_at[s])
             count = min(stop - step, per_dispatch, *tracer.until(step))
-            state, scalars = chunk(state, batches(count), schedule, np.int32(count))
-            # The device is at work on this chunk while the one before is read and written.
+            state, scalars = program(state, read(count), count)
+            # The devices compute this chunk while the scalars of the last one are written.
             log.push(step, count, scalars)
             step += count
             leave = preemption.requested()
 
+            # Evaluate where it is due.
             scores, embedded = None, None
             if evaluate_at[step] and not leave:
                 log.flush()
-                embedded = evaluate.embed(run, state, validation or probe)
-                scores = evaluate.score(run, state, validation or probe, embedded)
-                log.scores(step, scores, "validation" if validation else "test")
-            if leave or save_at[step] or (scores and scores["mAP"] > best):
+                evaluated = validation or test
+                embedded = embed(run, state, evaluated)
+                scores = evaluate.score(run, state, evaluated, embedded)
+                name = "validation" if validation else "test"
+                log.scores(step, scores, name, line(scores, run.dataset.protocol.name))
+            # Save where it is due, and the best so far.
+            value = selected(scores, run.dataset.protocol.select) if scores else -1.0
+            if leave or save_at[step] or value > best:
                 log.flush()  # raises on a loss that is not finite, before it can be saved
                 checkpoints.save(step, state, scores)
-            if scores:
-                best = max(best, scores["mAP"])
+            best = max(best, value)
             if leave:
                 checkpoints.close()
-                logging.info("Stopped by SIGTERM; saved step %d. Start again to go on.", step)
+                logging.info(
+                    "Stopped by %s; saved step %d. Start again to go on.", preemption.name, step
+                )
                 return None
 
         tracer.at(step, state)
 
+    # Write the results.
     log.flush()
     embedded = None if validation else embedded  # the last evaluation was of the test set
-    result = evaluate.finish(run, state, checkpoints, workdir, probe, embedded)
+    result = evaluate.finish(run, state, checkpoints, workdir, test, embedded)
     checkpoints.close()
     if writer:
         writer.close()
@@ -122,29 +137,19 @@ def train(
 
 def compiled(
     run: Run,
-    state: State,
-    data: Resident | Streamed,
-    schedule: Schedule,
-    others: Sequence[Resident | Streamed],
-) -> Callable[..., tuple[State, Mapping[str, jax.Array]]]:
-    """The chunk of steps, compiled; raises UserError where it cannot fit beside all the images."""
-    per_dispatch, size = run.config.train.steps_per_dispatch, run.plan.rows.shape[1]
-    reads = shapes(data, per_dispatch, size, run.mesh)
-    start = time.time()
-    chunk = make_chunk(run.model, run.optimizer, run.config, run.mesh)
-    program = chunk.lower(state, reads, schedule, np.int32(0)).compile()
-    logging.info("Compiled the training step in %.1f s.", time.time() - start)
-    need = memory.budget(state, reads, others, program, run.mesh)
+    images: DeviceSplit | OnDiskSplit,
+    sets: Sequence[EvalSet | None],
+) -> Program:
+    """The compiled steps. Raises UserError where they do not fit in memory beside all images."""
+    logging.info("Compiling the training step, once ...")
+    program = compile_step(run, images)
+    logging.info("Compiled the training step in %.1f s.", program.compile_seconds)
+    halves = [half for each in sets if each for half in (each.query, each.gallery)]
+    others = list({id(half.data): half.data for half in halves}.values())
+    need = program.budget(state_shapes(run), others)
     logging.info("%s", need)
     memory.check(need, run.config, run.mesh.size)
     return program
-
-
-def tables(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """The rows int32 [S, M, B] and the learning rates float32 [S, 2] of the whole run."""
-    rates = optim.rate_table(run.config.optim, run.plan.epoch, run.config.train.epochs)
-    shape = (len(rates), len(run.model.bands), run.plan.rows.shape[1])
-    return np.broadcast_to(run.plan.rows[:, None], shape), rates
 
 
 def due(run: Run) -> tuple[np.ndarray, np.ndarray]:
@@ -166,10 +171,10 @@ def due(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return every(options.evaluate_every), save
 
 
-def best_score(checkpoints: Any) -> float:
-    """The highest mAP among the saved checkpoints, -1 where none has a score."""
+def best_score(checkpoints: Checkpoints, select: str) -> float:
+    """The highest score among the saved checkpoints, -1 where none has one."""
     step = checkpoints.best()
-    return checkpoints.metrics(step)["mAP"] if step is not None else -1.0
+    return selected(checkpoints.metrics(step), select) if step is not None else -1.0
 
 
 def parameter_table(params: Mapping[str, Any]) -> str:

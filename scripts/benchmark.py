@@ -1,4 +1,4 @@
-"""Measures a config on noise of its data set's size; no data set is needed.
+"""Measures a config on random pixels in its data set's size; no data set is needed.
 
 python scripts/benchmark.py --config configs/wmveid863.py [--what train|embed|input|evaluate]
     [--chunks 10] [--steps_per_chunk K] [--json FILE] [--profile DIR] [--config.model.dtype=...]
@@ -19,33 +19,30 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-HOME = pathlib.Path(__file__).resolve().parent.parent
 STARTED = time.time()
-if __name__ == "__main__":
-    sys.path.insert(0, str(HOME))
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from _checkout import ROOT
 from absl import flags
 from ml_collections import config_flags
 
 from data_tfds.errors import UserError
-from facenet_jax import evaluate
-from facenet_jax.bench import flops, synthetic
-from facenet_jax.bench import timing as measure
-from facenet_jax.inputs.stream import Batches, feed
+from facenet_jax import retrieval
+from facenet_jax.bench import synthetic, timing
+from facenet_jax.embed import embed, test_set
+from facenet_jax.inputs.stream import Batches, open_reader
 from facenet_jax.run import Run, on_devices, untrained_state
-from facenet_jax.runtime import cli
+from facenet_jax.runtime import cli, script
 from facenet_jax.runtime.writers import write_json
-from facenet_jax.step import make_extract, used_losses
-from facenet_jax.train import tables
+from facenet_jax.step import make_extract
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to measure."""
+    """What to measure, and how."""
 
     what: str
     chunks: int  # timed calls
@@ -55,57 +52,63 @@ class Options:
 
 
 def measure_train(config: ml_collections.ConfigDict, options: Options) -> dict[str, Any]:
-    """Training triplets per second and all that belongs to them."""
+    """Samples per second in training, with FLOPs, MFU, memory and the times to start."""
     count = config.train.steps_per_dispatch
     run = synthetic.run(config, (options.chunks + 5) * count, train=True, test=False)
-    data = on_devices(run, run.dataset.train)
-    training = measure.Training(run, data)
-    batch = run.plan.rows.shape[1]
-    with training.feed(workers=config.data.workers) as batches:
-        training.steps(1, batches).block_until_ready()
+    data, _ = on_devices(run, run.dataset.split("train"))
+    training = timing.Training(run, data)
+    with training.reader() as read:
+        training.steps(1, read).block_until_ready()
         first = time.time() - options.started
-        call = functools.partial(training.steps, count, batches)
+        call = functools.partial(training.steps, count, read)
         call().block_until_ready()  # warm
-        seconds = measure.timed(call, options.chunks)
-        holds = measure.memory(training.program, run.mesh)
-        measure.trace(call, options.profile)
+        seconds = timing.timed(call, options.chunks)
+        holds = timing.memory(training.program.compiled, run.mesh)
+        timing.trace(call, options.profile)
         loss = float(call())
     if not math.isfinite(loss):
         raise UserError(
-            f"The loss became {loss} after {training.done} steps on noise, so the time is not that "
-            "of real numbers; lower config.optim.learning_rate."
+            f"The loss became {loss} after {training.done} steps on random pixels, so the time is "
+            "not that of finite numbers; lower config.optim.learning_rate."
         )
-    classes, losses = run.dataset.train.identity[-1] + 1, used_losses(config)
-    own = flops.training(config.model, config.data.image_size, int(classes), losses)
+    by_part = timing.model_flops(config, run.model.spec, train=True)
     return {
-        "unit": "training triplets/s",
-        "batch": batch,
-        "steps_per_chunk": count,
-        **measure.rates(batch * count, seconds),
-        "ms_per_step": 1e3 * float(np.median(seconds)) / count,
-        **measure.utilised(run, own, float(np.median(seconds)) / (batch * count)),
-        "xla_flops_per_triplet": measure.xla_training_flops(
-            run, training.state, training.reads, training.schedule
-        ),
-        "compile_seconds": training.compile_seconds,
+        "unit": "training samples/s",
+        **of_batches(run, run.plan.batch, seconds, by_part),
+        "xla_flops_per_sample": timing.xla_training_flops(run, training.state, data),
+        "compile_seconds": training.program.compile_seconds,
         "start_to_first_step_seconds": first,
         "memory": holds,
         "loss": loss,
     }
 
 
+def of_batches(
+    run: Run, batch: int, seconds: list[float], by_part: dict[str, int]
+) -> dict[str, Any]:
+    """The figures of chunks of batches that took `seconds` each."""
+    count, median = run.config.train.steps_per_dispatch, float(np.median(seconds))
+    return {
+        "batch": batch,
+        "steps_per_chunk": count,
+        **timing.rates(batch * count, seconds),
+        "ms_per_step": 1e3 * median / count,
+        **timing.mfu(run, by_part, median / (batch * count)),
+    }
+
+
 def measure_embed(config: ml_collections.ConfigDict, options: Options) -> dict[str, Any]:
     """Embeddings per second with the program that evaluation runs."""
     run = synthetic.run(config, 1, train=False, test=True)
-    data, batch = evaluate.test_probe(run).data, config.evaluate.batch
-    state, count = untrained_state(run)(), config.train.steps_per_dispatch
-    variables = {"params": state.params, **state.collections}
-    total = len(run.dataset.query) + len(run.dataset.gallery)
-    rows = jnp.arange(count * batch, dtype=jnp.int32).reshape(count, batch) % total
-    rows, real = list(rows), jnp.ones(batch, bool)
+    data, all_rows = on_devices(run, run.dataset.split("query"), run.dataset.split("gallery"))
+    batch, count = config.evaluate.batch, config.train.steps_per_dispatch
+    variables = untrained_state(run)().variables
+    numbers = np.arange(count * batch).reshape(count, batch) % all_rows.shape[1]
+    rows = [jnp.asarray(all_rows[:, number]) for number in numbers]
+    real = jnp.ones(batch, bool)
     start = time.perf_counter()
-    lowered = make_extract(run.model, run.mesh).lower(variables, data, rows[0], real)
-    program = lowered.compile()
+    extract = make_extract(run.model, run.mesh, run.dataset.modalities)
+    program = extract.lower(variables, data, rows[0], real).compile()
     compile_seconds = time.perf_counter() - start
 
     def call() -> list[jax.Array]:
@@ -114,18 +117,14 @@ def measure_embed(config: ml_collections.ConfigDict, options: Options) -> dict[s
     program(variables, data, rows[0], real).block_until_ready()
     first = time.time() - options.started
     jax.block_until_ready(call())
-    seconds = measure.timed(call, options.chunks)
-    holds = measure.memory(program, run.mesh)
-    measure.trace(call, options.profile)
-    own = flops.embedding(config.model, config.data.image_size)
+    seconds = timing.timed(call, options.chunks)
+    holds = timing.memory(program, run.mesh)
+    timing.trace(call, options.profile)
+    by_part = timing.model_flops(config, run.model.spec, train=False)
     return {
         "unit": "embeddings/s",
-        "batch": batch,
-        "steps_per_chunk": count,
-        **measure.rates(batch * count, seconds),
-        "ms_per_step": 1e3 * float(np.median(seconds)) / count,
-        **measure.utilised(run, own, float(np.median(seconds)) / (batch * count)),
-        "xla_flops_per_triplet": measure.xla_embedding_flops(run, variables, data, rows[0]),
+        **of_batches(run, batch, seconds, by_part),
+        "xla_flops_per_sample": timing.xla_embedding_flops(run, variables, data, rows[0]),
         "compile_seconds": compile_seconds,
         "start_to_first_step_seconds": first,
         "memory": holds,
@@ -135,17 +134,19 @@ def measure_embed(config: ml_collections.ConfigDict, options: Options) -> dict[s
 def measure_evaluate(config: ml_collections.ConfigDict, options: Options) -> dict[str, Any]:
     """Seconds of one evaluation: the embeddings of the test set, and their ranking on the host."""
     run = synthetic.run(config, 1, train=False, test=True)
-    probe, state = evaluate.test_probe(run), untrained_state(run)()
-    embedded = evaluate.embed(run, state, probe)  # compiles
+    of, state = test_set(run), untrained_state(run)()
+    embedded = embed(run, state, of)  # compiles
     first = time.time() - options.started
-    extract = measure.timed(lambda: evaluate.embed(run, state, probe), options.chunks)
-    rank = measure.timed(lambda: evaluate.rank(probe, *embedded).metrics()["mAP"], options.chunks)
-    measure.trace(lambda: evaluate.embed(run, state, probe), options.profile)
+    extract = timing.timed(lambda: embed(run, state, of)[0].embedding, options.chunks)
+    rank = timing.timed(
+        lambda: retrieval.evaluate(*embedded, of.protocol).metrics()["mAP"], options.chunks
+    )
+    timing.trace(lambda: embed(run, state, of)[0].embedding, options.profile)
     return {
         "unit": "evaluations/s",
-        "queries": len(probe.query),
-        "gallery": len(probe.gallery),
-        **measure.rates(1, [sum(both) for both in zip(extract, rank, strict=True)]),
+        "queries": len(of.query.split),
+        "gallery": len(of.gallery.split),
+        **timing.rates(1, [sum(both) for both in zip(extract, rank, strict=True)]),
         "embed_seconds": float(np.median(extract)),
         "rank_seconds": float(np.median(rank)),
         "start_to_first_evaluation_seconds": first,
@@ -153,35 +154,36 @@ def measure_evaluate(config: ml_collections.ConfigDict, options: Options) -> dic
 
 
 def measure_input(config: ml_collections.ConfigDict, options: Options) -> dict[str, Any]:
-    """Triplets per second out of a file just written, alone and while training takes them."""
+    """Samples per second read from files just written, alone and during training."""
     count, workers = config.train.steps_per_dispatch, config.data.workers
     resident = synthetic.run(config, (options.chunks + 4) * count, train=True, test=False)
-    batch, rate = resident.plan.rows.shape[1], {}
+    batch, plan, rate = resident.plan.batch, resident.plan.rows, {}
 
     def timed(call: Callable[[], Any]) -> dict[str, Any]:
         jax.block_until_ready(call())
-        return measure.rates(batch * count, measure.timed(call, options.chunks))
+        return timing.rates(batch * count, timing.timed(call, options.chunks))
 
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         run = streaming(resident, pathlib.Path(folder))
-        data, (rows, _) = on_devices(run, run.dataset.train), tables(run)
-        source, steps = Batches(data.images, rows), iter(range(len(rows)))
+        data, _ = on_devices(run, run.dataset.split("train"))
+        source, steps = Batches(data.images, plan), iter(range(len(plan)))
         rate["host"] = timed(lambda: [source[next(steps)] for _ in range(count)])
-        with feed(data, rows, count, run.mesh, workers=workers) as batches:
-            rate["devices"] = timed(lambda: batches(count).images)
-        training = measure.Training(run, data)
-        with training.feed(workers=workers) as batches:
-            rate["training_streamed"] = timed(lambda: training.steps(count, batches))
-            measure.trace(lambda: training.steps(count, batches), options.profile)
-    data = on_devices(resident, resident.dataset.train)
-    resident_training = measure.Training(resident, data)
-    rate["training_resident"] = timed(lambda: resident_training.steps(count, lambda _: data))
+        with open_reader(data, plan, count, run.mesh, workers=workers) as read:
+            rate["devices"] = timed(lambda: read(count).images)
+        training = timing.Training(run, data)
+        with training.reader() as read:
+            rate["training_streamed"] = timed(lambda: training.steps(count, read))
+            timing.trace(lambda: training.steps(count, read), options.profile)
+    split = resident.dataset.split("train")
+    resident_training = timing.Training(resident, on_devices(resident, split)[0])
+    with resident_training.reader() as read:
+        rate["training_resident"] = timed(lambda: resident_training.steps(count, read))
     return {
-        "unit": "triplets/s",
+        "unit": "samples/s",
         "batch": batch,
         "steps_per_chunk": count,
         "workers": workers,
-        "bytes_per_triplet": data.images[0][0].nbytes * len(data.images),
+        "bytes_per_sample": sum(images[0].nbytes for images in split.images.values()),
         **{f"{name}_rate": values["rate"] for name, values in rate.items()},
         **{f"{name}_rate_quartiles": values["rate_quartiles"] for name, values in rate.items()},
         "devices_to_training": rate["devices"]["rate"] / rate["training_resident"]["rate"],
@@ -189,12 +191,14 @@ def measure_input(config: ml_collections.ConfigDict, options: Options) -> dict[s
 
 
 def streaming(run: Run, folder: pathlib.Path) -> Run:
-    """The run with its training images in a file, to be read as they are needed."""
-    images = run.dataset.train.images
-    np.save(folder / "images.npy", images)
-    mapped = np.load(folder / "images.npy", mmap_mode="r")
-    train = dataclasses.replace(run.dataset.train, images=mapped)
-    dataset = dataclasses.replace(run.dataset, train=train)
+    """The run with its training images in files, read batch by batch."""
+    train, mapped = run.dataset.split("train"), {}
+    for modality, images in train.images.items():
+        path = folder / f"{modality}.npy"
+        np.save(path, images)
+        mapped[modality] = np.load(path, mmap_mode="r")
+    train = dataclasses.replace(train, images=mapped)
+    dataset = dataclasses.replace(run.dataset, splits={"train": train})
     return dataclasses.replace(run, dataset=dataset, streams=True)
 
 
@@ -207,14 +211,15 @@ WHAT = {
 
 
 def run_benchmark(config: ml_collections.ConfigDict, options: Options) -> dict[str, Any]:
-    """All that is known afterwards, as it goes into the JSON file."""
+    """The figures, the config and the environment, as they are written to the JSON file."""
     result = WHAT[options.what](config, options)
     return {
         "what": options.what,
         "chunks": options.chunks,
         **result,
+        "dtype": timing.dtype(config),
         "config": config.to_dict(),
-        **measure.circumstances(),
+        **timing.environment(),
     }
 
 
@@ -224,11 +229,11 @@ def report(result: dict[str, Any]) -> str:
     kinds = [device.rsplit(" ", 1)[0] for device in result["devices"]]
     low, high = result.get("rate_quartiles", (0, 0))
     lines = {
-        "measured": "{} of {} on noise, {} x {} pixels, {}, {} x {}".format(
+        "measured": "{} of {} on random pixels, {} x {} pixels, {}, {} x {}".format(
             result["what"],
             result["file"],
             *options["data"]["image_size"],
-            options["model"]["dtype"],
+            result["dtype"],
             len(kinds),
             kinds[0],
         ),
@@ -244,12 +249,10 @@ def report(result: dict[str, Any]) -> str:
         )
     if "batch" in result:
         lines["batch"] = f"{result['batch']}, {result['steps_per_chunk']} batches in a chunk"
-    if "flops_per_triplet" in result:
+    if "flops_per_sample" in result:
         lines["ms per step"] = f"{result['ms_per_step']:.4g}"
-        lines["model FLOPs"] = (
-            "{:.5g} G a triplet; XLA counts {:.5g} G with all elementwise".format(
-                result["flops_per_triplet"] / 1e9, result["xla_flops_per_triplet"] / 1e9
-            )
+        lines["model FLOPs"] = "{:.5g} G a sample; XLA counts {:.5g} G with all elementwise".format(
+            result["flops_per_sample"] / 1e9, result["xla_flops_per_sample"] / 1e9
         )
         lines["MFU"] = "{:.1f} % of {:.4g} TFLOP/s ({})".format(
             100 * result["mfu"], result["peak_flops_per_second"] / 1e12, result["peak_how"]
@@ -279,7 +282,7 @@ def define() -> flags.FlagValues:
     flags.DEFINE_string("json", "", "file to write the result to", flag_values=v)
     flags.DEFINE_string("profile", "", "folder to write a trace of three calls to", flag_values=v)
     flags.DEFINE_string("folder", None, "where `input` writes its file", flag_values=v)
-    cache = str(HOME / ".cache" / "jax")
+    cache = str(ROOT / ".cache" / "jax")
     flags.DEFINE_string("compile_cache", cache, "compiled programs, empty for none", flag_values=v)
     return v
 
@@ -308,4 +311,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    sys.exit(script.run(main))

@@ -1,34 +1,33 @@
-"""Each candidate for the fast path against what it would replace, in turns, as ratios of times.
+"""Variants of the training step and its parts against the present ones, as ratios of times.
 
 python scripts/benchmark_candidates.py [--rounds 7] [--steps 2]
     [--variant Ti] [--depth 12] [--image_size 128 64] [--batch 4 2]
 
-Every round runs all of them once, so that a machine whose speed wanders does not favour one. The
+Every round runs all of them once, so that a machine of changing speed does not favour one. The
 first line is the base: float32, a plain loop over layers, no rematerialisation.
 """
 
 import argparse
 import dataclasses
 import functools
-import pathlib
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
+import _checkout  # noqa: F401
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from configs import wmveid863
-from facenet_jax.bench import synthetic
-from facenet_jax.bench import timing as measure
+from facenet_jax import models
+from facenet_jax.bench import synthetic, timing
 from facenet_jax.models import vit
-from facenet_jax.models.layers import Block, Dense
-from facenet_jax.run import on_devices
+from facenet_jax.models.layers import plain_block
+from facenet_jax.run import lower_step, on_devices
+from facenet_jax.runtime import script
+from facenet_jax.step import make_chunk
 
 MODEL = {
     "base": {},
@@ -43,7 +42,7 @@ MODEL = {
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """Something to time, and what is known of it from compiling."""
+    """A call to time, and what compiling it took."""
 
     call: Callable[[], Any]
     compile_seconds: float | None = None
@@ -69,7 +68,7 @@ def main() -> None:
 
 
 def config_of(options: argparse.Namespace, changes: dict[str, Any]):
-    """WMVeID863's recipe in the size that `options` say."""
+    """WMVeID863's recipe in the size of `options`."""
     c = wmveid863.get_config()
     c.data.image_size = tuple(options.image_size)
     size = vit.VARIANTS[options.variant]
@@ -81,19 +80,19 @@ def config_of(options: argparse.Namespace, changes: dict[str, Any]):
 
 def trained(options: argparse.Namespace, changes: dict[str, Any]) -> Candidate:
     """A call of `options.steps` training steps."""
-    training, data = compiled(options, changes, options.steps)
-    temporaries = training.program.memory_analysis().temp_size_in_bytes
-    call = functools.partial(training.steps, options.steps, lambda _: data)
-    return Candidate(call, training.compile_seconds, temporaries)
+    training = compiled(options, changes, options.steps)
+    temporaries = training.program.compiled.memory_analysis().temp_size_in_bytes
+    call = functools.partial(training.steps, options.steps, lambda _: training.data)
+    return Candidate(call, training.program.compile_seconds, temporaries)
 
 
 def dispatches(options: argparse.Namespace) -> dict[str, Candidate]:
     """The same 20 steps by one call of a program and by 20."""
-    training, data = compiled(options, {}, 20)
+    training = compiled(options, {}, 20)
 
     def call(times: int) -> jax.Array:
         for _ in range(times):
-            loss = training.steps(20 // times, lambda _: data)
+            loss = training.steps(20 // times, lambda _: training.data)
         return loss
 
     return {
@@ -102,17 +101,16 @@ def dispatches(options: argparse.Namespace) -> dict[str, Candidate]:
     }
 
 
-def compiled(options: argparse.Namespace, changes: dict[str, Any], steps: int) -> tuple:
-    """(the compiled training, its data)."""
+def compiled(options: argparse.Namespace, changes: dict[str, Any], steps: int) -> timing.Training:
+    """The compiled training."""
     config = config_of(options, changes)
     config.train.steps_per_dispatch = steps
     run = synthetic.run(config, 1000 * steps, train=True, test=False)
-    data = on_devices(run, run.dataset.train)
-    return measure.Training(run, data), data
+    return timing.Training(run, on_devices(run, run.dataset.split("train"))[0])
 
 
 def compare(title: str, candidates: dict[str, Candidate], rounds: int) -> None:
-    """Time all in turns; print each one's time as a ratio to the first's, medians and quartiles.
+    """Time all in alternation; print times over those of the first, medians and quartiles.
 
     Processor time as well, which on a CPU is little disturbed by other programs.
     """
@@ -120,7 +118,7 @@ def compare(title: str, candidates: dict[str, Candidate], rounds: int) -> None:
     for i in range(rounds + 1):
         for name, candidate in candidates.items():
             work = time.process_time()
-            (wall,) = measure.timed(candidate.call, 1)
+            (wall,) = timing.timed(candidate.call, 1)
             if i:  # the first round warms up
                 taken[name].append((wall, time.process_time() - work))
     first = np.array(next(iter(taken.values())))
@@ -138,14 +136,18 @@ def compare(title: str, candidates: dict[str, Candidate], rounds: int) -> None:
         print(line, flush=True)
 
 
-def donation(options) -> None:
-    """Print what a step holds with its state given away, and with both states kept."""
-    training, _ = compiled(options, {}, 1)
+def donation(options: argparse.Namespace) -> None:
+    """Print the memory of a step that donates its state, and of one that keeps it."""
+    training = compiled(options, {}, 1)
     run = training.run
-    arguments = (training.state, training.reads, training.schedule, np.int32(1))
-    chunk = measure.make_chunk(run.model, run.optimizer, run.config, run.mesh)
-    for name, jitted in (("donated", chunk), ("kept", jax.jit(chunk.__wrapped__))):
-        holds = jitted.lower(*arguments).compile().memory_analysis()
+    chunk = make_chunk(run.model, run.optimizer, run.groups, run.config, run.mesh).__wrapped__
+    arguments = (training.state, training.data, run.schedule)
+    lowered = {
+        "donated": lower_step(run, *arguments),
+        "kept": jax.jit(chunk).lower(*arguments, np.int32(1)),
+    }
+    for name, program in lowered.items():
+        holds = program.compile().memory_analysis()
         new = holds.output_size_in_bytes - holds.alias_size_in_bytes + holds.temp_size_in_bytes
         print(f"state {name:10} {new / 2**20:8.1f} MiB beside the arguments", flush=True)
 
@@ -160,44 +162,44 @@ def differentiated(function: Callable, *arguments: Any) -> Candidate:
     return Candidate(lambda: program(*arguments), seconds, temporaries)
 
 
-def tokens(options) -> tuple[jax.Array, dict[str, int]]:
-    """(tokens [B, T, D] of one band, the variant's size)."""
-    size = vit.VARIANTS[options.variant]
-    rows, columns = vit.grid(options.image_size, 16, 16)
+def last_block(options: argparse.Namespace) -> tuple[jax.Array, dict[str, Any], int]:
+    """(tokens [B, T, D] of one modality, the parameters of its last block, heads)."""
+    config = config_of(options, {})
+    size, model = vit.size(config.model), models.build(config.model, synthetic.spec(config.data))
+    rows, columns = vit.grid(options.image_size, config.model.patch, config.model.patch)
     shape = (options.batch[0] * options.batch[1], 1 + rows * columns, size["width"])
-    return jax.random.normal(jax.random.key(0), shape), size
+    block = jax.jit(model.init)(jax.random.key(0))["params"]["last"]["block"]
+    block = jax.tree.map(lambda leaf: leaf[0], block)  # of the first modality
+    return jax.random.normal(jax.random.key(0), shape), block, size["heads"]
 
 
-def blocks(options) -> dict[str, Candidate]:
-    """A last block of which all is computed, or the class token alone."""
-    x, size = tokens(options)
+def blocks(options: argparse.Namespace) -> dict[str, Candidate]:
+    """The last block for all tokens, and for the class token alone."""
+    x, params, heads = last_block(options)
     found = {}
     for name, alone in (("whole", False), ("class token", True)):
-        block = Block(size["heads"], False, jnp.float32, "xla", class_only=alone)
-        params = block.init(jax.random.key(0), x, 0.0, False)
 
-        def apply(params, x, block=block):
-            return block.apply(params, x, 0.0, False)[:, :1]
+        def apply(params, x, alone=alone):
+            return plain_block(params, x, heads, class_only=alone)[:, :1]
 
         found[name] = differentiated(apply, params, x)
     return found
 
 
-def projections(options) -> dict[str, Candidate]:
+def projections(options: argparse.Namespace) -> dict[str, Candidate]:
     """q, k and v by one product of three times the width, or by three."""
-    x, size = tokens(options)
-    width = size["width"]
-    params = Dense(3 * width).init(jax.random.key(0), x)
+    x, params, _ = last_block(options)
+    dense, width = params["qkv"], x.shape[-1]
 
-    def fused(params, x):
-        return jnp.square(Dense(3 * width).apply(params, x))
+    def fused(dense, x):
+        return jnp.square(x @ dense["kernel"] + dense["bias"])
 
-    def three(params, x):
+    def three(dense, x):
         parts = [slice(i * width, (i + 1) * width) for i in range(3)]
-        return sum(jnp.square(Dense(3 * width).apply(params, x, part)) for part in parts)
+        return sum(jnp.square(x @ dense["kernel"][:, p] + dense["bias"][p]) for p in parts)
 
-    return {"fused": differentiated(fused, params, x), "three": differentiated(three, params, x)}
+    return {"fused": differentiated(fused, dense, x), "three": differentiated(three, dense, x)}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script.run(main))

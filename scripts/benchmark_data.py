@@ -2,7 +2,7 @@
 
 python scripts/benchmark_data.py --what prepare|rank|msmt17 [--rounds N] [--small] [--json FILE]
 
-What is compared alternates within one run; medians are told.
+What is compared alternates within one run; the ratios are those of medians.
 """
 
 import argparse
@@ -21,24 +21,23 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import _checkout  # noqa: F401
 import numpy as np
 from PIL import Image
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
 from configs import common
 from data_tfds.builder import cores
-from data_tfds.samples import BANDS
+from data_tfds.samples import NEAR_INFRARED, THERMAL, VISIBLE
 from facenet_jax.inputs import dataset as data
-from facenet_jax.retrieval import metrics
+from facenet_jax.retrieval import Embeddings, distances, metrics
+from facenet_jax.runtime import script
 
 SIZES = {
-    "prepare": ((4667, 300, 200), (24, 30, 20)),  # triplets, width, height
+    "prepare": ((4667, 300, 200), (24, 30, 20)),  # samples, width, height
     "rank": ((3368, 15913, 2304), (40, 200, 24)),  # queries, gallery, floats
     "msmt17": ((11659, 82161, 768), (40, 200, 24)),
 }
-"""What is measured, and what --small takes instead to show that it works."""
+"""The size that is measured, and that of --small, which only shows that it works."""
 TARGET = (256, 128)  # height, width of the array
 
 
@@ -64,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def apart(function: Callable[..., float], *arguments) -> tuple[float, int]:
-    """(seconds that `function` told, peak memory in bytes) of a process of its own."""
+    """(seconds that `function` returns, peak memory in bytes) of a process of its own."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(_with_peak, function, *arguments).result()
@@ -87,7 +86,7 @@ def measure_prepare(scratch: pathlib.Path, size: tuple[int, int, int], rounds: i
         shutil.rmtree(prepared)
     bare, ours, following = ([run[0] for run in side] for side in zip(*sides, strict=True))
     peak = max(side[1][1] for side in sides)
-    array = size[0] * len(BANDS) * TARGET[0] * TARGET[1] * 3
+    array = size[0] * len((VISIBLE, NEAR_INFRARED, THERMAL)) * TARGET[0] * TARGET[1] * 3
     return {
         "bare_seconds": bare,
         "ours_seconds": ours,
@@ -99,7 +98,7 @@ def measure_prepare(scratch: pathlib.Path, size: tuple[int, int, int], rounds: i
     }
 
 
-def write_tree(root: pathlib.Path, triplets: int, width: int, height: int) -> None:
+def write_tree(root: pathlib.Path, samples: int, width: int, height: int) -> None:
     """A WMVeID863 tree, a twelfth of it in test, of 100 different JPEG images."""
     rng = np.random.default_rng(0)
     pool = []
@@ -110,14 +109,14 @@ def write_tree(root: pathlib.Path, triplets: int, width: int, height: int) -> No
         file = io.BytesIO()
         Image.fromarray(noisy).save(file, "JPEG", quality=90)
         pool.append(file.getvalue())
-    for number in range(triplets):
+    for number in range(samples):
         split, first = ("test", 900) if number % 12 == 0 else ("train", 1)
         identity = f"{first + number // 24 % 90:04d}"
         name = f"{identity}_v{number // 12 % 2}_n0_s001_{number:05d}.jpg"
-        for band, label in enumerate(("vis", "ni", "th")):
-            path = root / split / identity / label / name
+        for row, folder in enumerate(("vis", "ni", "th")):
+            path = root / split / identity / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(pool[(3 * number + band) % len(pool)])
+            path.write_bytes(pool[(3 * number + row) % len(pool)])
 
 
 def decode_alone(root: pathlib.Path) -> float:
@@ -141,14 +140,14 @@ def load(root: pathlib.Path, prepared: pathlib.Path) -> float:
     section.update({"root": str(root), "prepared": str(prepared), "image_size": TARGET})
     start = time.perf_counter()
     dataset = data.load(section)
-    for split in (dataset.train, dataset.gallery):
-        for band in split.images:
-            band.max()
+    for name in ("train", "gallery"):
+        for images in dataset.split(name).images.values():
+            images.max()
     return time.perf_counter() - start
 
 
 def measure_rank(scratch: pathlib.Path, size: tuple[int, int, int], rounds: int) -> dict:
-    """Everything beside the distance product, over the product's own time, in one process."""
+    """Time of ranking without the distance product over the time of that product."""
     arrays = embeddings(size)
     product, whole = [], []
     for _ in range(rounds):
@@ -170,7 +169,7 @@ def embeddings(size: tuple[int, int, int]) -> tuple[np.ndarray, ...]:
 
 def multiply(query: np.ndarray, gallery: np.ndarray) -> float:
     """Seconds of the product alone, in the blocks that ranking takes."""
-    rows = min(len(query), max(1, metrics._DISTANCE_BYTES // (4 * len(gallery))))
+    rows = min(len(query), max(1, distances.DISTANCE_BYTES // (4 * len(gallery))))
     out = np.empty((rows, len(gallery)), np.float32)
     start = time.perf_counter()
     for first in range(0, len(query), rows):
@@ -181,31 +180,27 @@ def multiply(query: np.ndarray, gallery: np.ndarray) -> float:
 def measure_memory(scratch: pathlib.Path, size: tuple[int, int, int], rounds: int) -> dict:
     """Peak memory of a whole process that scores two files of embeddings, inputs included."""
     query, gallery, *labels = embeddings(size)
+    names, width = (VISIBLE, NEAR_INFRARED, THERMAL), size[2] // 3
+    parts = {name: (i * width, (i + 1) * width) for i, name in enumerate(names)}
     for number, (name, vectors) in enumerate((("query", query), ("gallery", gallery))):
-        np.savez(
-            scratch / f"{name}.npz",
-            embedding=vectors,
-            parts=np.arange(4).repeat(2)[1:-1].reshape(3, 2) * (size[2] // 3),
-            modalities=np.array(BANDS),
-            identity=labels[number],
-            camera=labels[2 + number],
-            scene=np.full(len(vectors), -1),
-            flare=np.zeros((len(vectors), 2), bool),
-            name=np.array([f"{row:08d}.jpg" for row in range(len(vectors))]),
-        )
+        rows = [f"{row:08d}.jpg" for row in range(len(vectors))]
+        flare = np.zeros((len(vectors), len(names)), bool)
+        of_rows = {"camera": labels[2 + number], "flare": flare}
+        side = Embeddings(vectors, parts, labels[number], np.array(rows), of_rows)
+        side.write(scratch / f"{name}.npz")
     runs = [apart(score, scratch) for _ in range(rounds)]
     return {"seconds": [run[0] for run in runs], "peak_bytes (goal 2e9)": max(r[1] for r in runs)}
 
 
 def score(folder: pathlib.Path) -> float:
     """Seconds of scripts/evaluate_embeddings.py on the files in `folder`."""
-    script = importlib.import_module("scripts.evaluate_embeddings")
+    scorer = importlib.import_module("scripts.evaluate_embeddings")
     files = [f"--{name}={folder / name}.npz" for name in ("query", "gallery")]
     start = time.perf_counter()
-    if script.main([*files, "--protocol=camera"]):
+    if scorer.main([*files, "--protocol=camera"]):
         raise RuntimeError("scripts/evaluate_embeddings.py failed")
     return time.perf_counter() - start
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script.run(main))

@@ -1,13 +1,13 @@
-"""Our training step, or embedding, against the same network in PyTorch, timed in turns.
+"""Our training step, or embedding, against the same network in PyTorch, timed in alternation.
 
 python scripts/benchmark_torch.py --config configs/demo.py [--what train|embed] [--nocompile]
     [--json FILE] [--config.section.option=value]
 
-Needs torch (pip install -e '.[bench]'). Both sides start from the same parameters, hold the same
-synthetic uint8 triplets on the same device, and live in a process of their own that sleeps while
-the other is timed: ours, theirs, ours, theirs. The ratio is that of the medians of the chunks. On a
-CPU that others use too, the ratio of CPU time says more if both have one core (taskset -c 0), since
-threads that wait for each other count as busy.
+Needs torch (pip install -e '.[bench]'). Both start from the same parameters and hold the same
+synthetic uint8 samples on the same device, each in a process of its own that sleeps while the other
+is timed: ours, theirs, ours, theirs. The ratio is that of the medians of the chunks. On a CPU that
+others use too, the ratio of CPU time says more if both have one core (taskset -c 0), since threads
+that wait for each other count as busy.
 """
 
 import importlib.util
@@ -17,23 +17,21 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import _checkout  # noqa: F401
 import ml_collections
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
 from data_tfds.errors import UserError
-from facenet_jax import optim
-from facenet_jax.bench import timing as measure
-from facenet_jax.bench.alternate import Side
-from facenet_jax.bench.synthetic import SIZES
-from facenet_jax.inputs import sampler
-from facenet_jax.runtime import cli
+from facenet_jax import config as configs
+from facenet_jax import objective, optim
+from facenet_jax.bench import synthetic, timing
+from facenet_jax.bench.alternate import Worker
+from facenet_jax.inputs.dataset import Dataset
+from facenet_jax.inputs.sampler import Plan, make_plan
+from facenet_jax.runtime import cli, script
 from facenet_jax.runtime.writers import write_json
-from facenet_jax.step import used_losses
 
 WARM_UP = 3  # calls before the first that counts, the compiling one included
 
@@ -48,48 +46,24 @@ flags.DEFINE_integer("chunks", 10, "timed chunks of each side", 10, flag_values=
 flags.DEFINE_float(
     "seconds",
     1.0,
-    "how long a chunk shall take at least, up to config.train.steps_per_dispatch steps",
+    "how long a chunk takes at least, up to config.train.steps_per_dispatch steps",
     0.0,
     flag_values=VALUES,
 )
 
 
-def synthetic(config: ml_collections.ConfigDict, chunks: int) -> dict[str, Any]:
-    """Data and tables of a run on noise, as NumPy arrays by name; the same for both sides."""
-    c, rng = config.train, np.random.default_rng(config.seed)
-    if config.data.name not in SIZES:
-        raise UserError(
-            f"config.data.name is '{config.data.name}', whose size is not known here; compare with "
-            f"one of {', '.join(SIZES)}."
-        )
-    identities = SIZES[config.data.name].identities
-    identity = np.repeat(np.arange(identities, dtype=np.int32), c.samples_per_identity)
-    steps = (chunks + WARM_UP) * c.steps_per_dispatch
-    plan = sampler.pk_plan(
-        identity,
+def inputs(config: ml_collections.ConfigDict, chunks: int) -> tuple[Dataset, Plan]:
+    """Noise in the size of the config's data set and the order of the steps; the same for both."""
+    dataset, train = synthetic.load(config.data, test=False), config.train
+    plan = make_plan(
+        config.sampler.to_dict(),
+        dataset.split("train"),
         seed=config.seed,
-        p=c.identities_per_batch,
-        k=c.samples_per_identity,
+        options=train.to_dict(),
         epochs=0,
-        steps=steps,
+        steps=(chunks + WARM_UP) * train.steps_per_dispatch,
     )
-    progress = np.arange(steps) / steps
-    weights = [config.losses[name] for name in used_losses(config)]
-    columns = [
-        np.interp(progress, *zip(*w, strict=True)) if np.ndim(w) else np.full(steps, w)
-        for w in weights
-    ]
-    return {
-        "identities": identities,
-        "images": rng.integers(
-            0, 256, (3, len(identity), *config.data.image_size, 3), dtype=np.uint8
-        ),
-        "identity": identity,
-        "flare": rng.random((len(identity), 2)) < 0.3,
-        "rows": np.repeat(plan.rows[:, None], 3, axis=1),
-        "rates": optim.rate_table(config.optim, plan.epoch, c.epochs),
-        "weights": np.stack(columns, axis=1).astype(np.float32),
-    }
+    return dataset, plan
 
 
 class Ours:
@@ -99,60 +73,41 @@ class Ours:
         # Two processes share the device, and JAX would take three quarters of a GPU at once.
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
         import jax
-        from jax.sharding import AxisType, NamedSharding, PartitionSpec
+        from jax.sharding import Mesh
 
-        from facenet_jax import models, step
-        from facenet_jax.runtime import mesh as meshes
+        from facenet_jax import run, step
 
         del compiled
-        arrays, self.jax, self.replicate = synthetic(config, chunks), jax, meshes.replicate
-        self.mesh = jax.make_mesh(
-            (1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1]
-        )
-        model = models.build(config.model, config.data.image_size, arrays["identities"])
-        optimizer = optim.optimizer(config.optim)
-        labels = arrays["identity"]
-        data = step.Resident(
-            tuple(arrays["images"]), labels, np.zeros_like(labels), labels * 0 - 1, arrays["flare"]
-        )
-        self.data = self.put(data)
-        self.schedule = self.put(step.Schedule(arrays["rows"], arrays["rates"]))
-        where = NamedSharding(self.mesh, PartitionSpec())
-        start = jax.jit(
-            lambda: step.initial_state(model, optimizer, config.seed), out_shardings=where
-        )
-        self.state = start()
-        self.chunk = step.make_chunk(model, optimizer, config, self.mesh)
-        self.extract = step.make_extract(model, self.mesh)
-
-    def put(self, tree: Any) -> Any:
-        """Host arrays on the device."""
-        return self.replicate(tree, self.mesh)
+        dataset, plan = inputs(config, chunks)
+        mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+        spec = synthetic.spec(config.data)
+        self.jax, self.run = jax, run.assemble(config, dataset, mesh=mesh, spec=spec, plan=plan)
+        self.data, self.rows = run.on_devices(self.run, dataset.split("train"))
+        self.state = run.untrained_state(self.run)()
+        self.program = run.compile_step(self.run, self.data)
+        self.extract = step.make_extract(self.run.model, mesh, dataset.modalities)
 
     def variables(self) -> dict[str, Any]:
         """Parameters and statistics as NumPy arrays."""
-        state = self.state
-        return self.jax.device_get({"params": state.params, **state.collections})
+        return self.jax.device_get(self.state.variables)
 
     def train(self, steps: int) -> float:
         """Steps of training in one dispatch; the last loss."""
-        self.state, logs = self.chunk(
-            self.state, self.data, self.schedule, self.put(np.int32(steps))
-        )
-        return float(logs["loss"][steps - 1])
+        self.state, scalars = self.program(self.state, self.data, steps)
+        return float(scalars["loss"][steps - 1])
 
     def embeddings(self, batches: np.ndarray) -> np.ndarray:
-        """Embeddings of the last of `batches` [count, B] of rows, all of them computed."""
-        variables = {"params": self.state.params, **self.state.collections}
-        real = self.put(np.ones(batches.shape[1], bool))
-        for rows in batches:
-            embedding = self.extract(variables, self.data, self.put(rows), real)
+        """Embeddings of the last of `batches` [count, B] of samples, all of them computed."""
+        real = np.ones(batches.shape[1], bool)
+        for samples in batches:
+            rows = self.rows[:, samples]
+            embedding = self.extract(self.state.variables, self.data, rows, real)
         return np.asarray(embedding)
 
     first_embeddings = embeddings
 
     def facts(self) -> dict[str, Any]:
-        """What the report says of this side."""
+        """Version, compilation and device, for the report."""
         device = self.jax.devices()[0]
         return {
             "version": f"jax {self.jax.__version__}",
@@ -161,49 +116,73 @@ class Ours:
         }
 
 
+def arrays(config: ml_collections.ConfigDict, chunks: int) -> dict[str, Any]:
+    """The same inputs as arrays by name, without a device: what the peer takes."""
+    dataset, plan = inputs(config, chunks)
+    split = dataset.split("train")
+    progress = np.arange(len(plan.epoch)) / len(plan.epoch)
+    weights = [weight for weight, _ in objective.terms(config).values()]
+    columns = [
+        np.interp(progress, *zip(*w, strict=True)) if np.ndim(w) else np.full(len(progress), w)
+        for w in weights
+    ]
+    # What assemble makes of it; the peer's models have no parameter groups of their own.
+    groups = optim.parameter_groups({}, config.optim.bias_lr_factor)
+    epochs = int(plan.epoch[-1]) if config.train.steps else config.train.epochs
+    return {
+        "identities": synthetic.spec(config.data).identities,
+        "images": list(split.images.values()),
+        "identity": split.identity,
+        "flare": split.labels["flare"][:, :2],
+        "rows": plan.rows,
+        "rates": optim.rate_table(config.optim, plan.epoch, epochs, groups),
+        "weights": np.stack(columns, axis=1).astype(np.float32),
+    }
+
+
 def theirs(config: ml_collections.ConfigDict, chunks: int, compiled: bool | None) -> Any:
-    """The PyTorch peer with the same data."""
+    """The PyTorch network with the same data."""
     from facenet_jax.bench.torch_training import Peer
 
-    arrays = synthetic(config, chunks)
-    return Peer(config, arrays, used_losses(config), compiled)
+    return Peer(config, arrays(config, chunks), list(objective.terms(config)), compiled)
 
 
 def compare(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> dict[str, Any]:
-    """All figures of both sides; see `report`."""
+    """All figures of both; see `report`."""
     chunks, train = values["chunks"], values["what"] == "train"
     batch = config.evaluate.batch
     if train:
         batch = config.train.identities_per_batch * config.train.samples_per_identity
     arguments = config, chunks, values["compile"]
-    sides = [Side("facenet_jax", Ours, *arguments), Side("PyTorch", theirs, *arguments)]
+    workers = [Worker("facenet_jax", Ours, *arguments), Worker("PyTorch", theirs, *arguments)]
 
-    sides[1].ask("load", sides[0].ask("variables")[-1])
+    workers[1].ask("load", workers[0].ask("variables")[-1])
     first = np.arange(config.evaluate.batch, dtype=np.int32)[None]
-    ours, peers = (side.ask("first_embeddings", first)[-1] for side in sides)
+    ours, peers = (worker.ask("first_embeddings", first)[-1] for worker in workers)
 
-    def chunk(side: Side, steps: int) -> tuple[float, float]:
+    def chunk(worker: Worker, steps: int) -> tuple[float, float]:
         if not train:
-            return side.ask("embeddings", np.repeat(first, steps, axis=0))[:2]
-        *seconds, loss = side.ask("train", steps)
+            return worker.ask("embeddings", np.repeat(first, steps, axis=0))[:2]
+        *seconds, loss = worker.ask("train", steps)
         if not np.isfinite(loss):
-            raise UserError(f"The loss of {side.name} is {loss}; lower the learning rate.")
+            raise UserError(f"The loss of {worker.name} is {loss}; lower the learning rate.")
         return seconds
 
-    compiling = [chunk(side, 1)[0] for side in sides]
-    quick = min(chunk(side, 1)[0] for side in sides)
+    compiling = [chunk(worker, 1)[0] for worker in workers]
+    quick = min(chunk(worker, 1)[0] for worker in workers)
     steps = int(np.clip(np.ceil(values["seconds"] / quick), 1, config.train.steps_per_dispatch))
     load = [os.getloadavg()[0]]
-    for side in sides:
-        chunk(side, steps)
-    seconds = np.array([[chunk(side, steps) for side in sides] for _ in range(chunks)]) / steps
+    for worker in workers:
+        chunk(worker, steps)
+    seconds = [[chunk(worker, steps) for worker in workers] for _ in range(chunks)]
+    seconds = np.array(seconds) / steps
     load.append(os.getloadavg()[0])
     (ours_wall, ours_busy), (peers_wall, peers_busy) = np.median(seconds, axis=0)
 
     result = {
         "what": values["what"],
         "batch": batch,
-        "dtype": config.model.dtype,
+        "dtype": timing.dtype(config),
         "steps_per_chunk": steps,
         "chunks": chunks,
         "load": load,
@@ -211,19 +190,19 @@ def compare(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> dic
         "embedding_difference": float(np.linalg.norm(ours - peers) / np.linalg.norm(peers)),
         "ratio": peers_wall / ours_wall,
         "ratio_of_cpu_time": peers_busy / ours_busy,
-        "commit": measure.commit(),
+        "commit": timing.commit(),
         "config": config.to_dict(),
     }
     columns = seconds.transpose(1, 2, 0)
-    for side, (wall, busy), first_call in zip(sides, columns, compiling, strict=True):
-        result[side.name] = side.ask("facts")[-1] | {
+    for worker, (wall, busy), first_call in zip(workers, columns, compiling, strict=True):
+        result[worker.name] = worker.ask("facts")[-1] | {
             "seconds_per_step": wall.tolist(),
             "cpu_seconds_per_step": busy.tolist(),
             "median_ms": 1e3 * np.median(wall),
-            "triplets_per_second": batch / np.median(wall),
+            "samples_per_second": batch / np.median(wall),
             "first_call_seconds": first_call,
         }
-        side.close()
+        worker.close()
     return result
 
 
@@ -231,14 +210,14 @@ def report(result: Mapping[str, Any]) -> str:
     """The figures as text."""
     lines = [
         f"{result['what']}, batch {result['batch']}, {result['dtype']}: {result['chunks']} chunks "
-        f"of {result['steps_per_chunk']} steps each, in turns"
+        f"of {result['steps_per_chunk']} steps each, in alternation"
     ]
     for name in ("facenet_jax", "PyTorch"):
         r = result[name]
         low, high = (1e3 * f(r["seconds_per_step"]) for f in (min, max))
         lines.append(
             f"{name:12} {r['median_ms']:9.1f} ms per step ({low:.1f} to {high:.1f}), "
-            f"{r['triplets_per_second']:8.1f} triplets/s, first call "
+            f"{r['samples_per_second']:8.1f} samples/s, first call "
             f"{r['first_call_seconds']:.1f} s ({r['version']}, {r['how']}, {r['device']})"
         )
     return "\n".join(
@@ -265,6 +244,7 @@ def main() -> None:
         raise UserError(
             "This comparison needs PyTorch, which is not installed: pip install -e '.[bench]'.", 2
         )
+    configs.check(VALUES.config)
     result = compare(VALUES.config, VALUES.flag_values_dict())
     print(report(result))
     if VALUES.json:
@@ -272,4 +252,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    sys.exit(script.run(main))

@@ -11,32 +11,27 @@ import pathlib
 import sys
 from collections.abc import Iterable
 
+import _checkout  # noqa: F401
 import jax
 import ml_collections
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
 from configs import msvr310_official, rgbnt100_official, wmveid863_official
-from data_tfds.errors import UserError
-from facenet_jax.parity.model import Golden, Row, model_rows
+from facenet_jax.parity.model import model_rows
 from facenet_jax.parity.parts import part_rows
+from facenet_jax.parity.rows import Golden, Row
+from facenet_jax.runtime import script
 
 FOLDED = ("gradient norm", "norm after the steps")
 """Beginnings of the names of quantities that every tensor of the network has."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0 without a FAIL, 1 with one or for a directory that cannot be compared."""
+    """Exit code: 0 without a FAIL, 1 with one; UserError for what cannot be compared."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--golden", required=True, type=pathlib.Path, help="golden directory")
     parser.add_argument("--every", action="store_true", help="one row per tensor, too")
     options = parser.parse_args(arguments)
-    try:
-        rows = check(options.golden)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    rows = check(options.golden)
     print(table(rows if options.every else folded(rows)))
     failed = [row.name for row in rows if row.status == "FAIL"]
     counts = [f"{sum(row.status == s for row in rows)} {s}" for s in ("ok", "FAIL", "absent")]
@@ -88,4 +83,4 @@ def table(rows: Iterable[Row]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script.run(main))

@@ -8,7 +8,6 @@ change the network.
 """
 
 import argparse
-import importlib.util
 import json
 import math
 import pathlib
@@ -17,20 +16,18 @@ import sys
 import tempfile
 from typing import Any
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
 import jax
 import ml_collections
+from _checkout import ROOT
 
 from data_tfds.errors import UserError
+from facenet_jax import config as configs
 from facenet_jax import models
-from facenet_jax.bench import flops
-from facenet_jax.bench.synthetic import SIZES
+from facenet_jax.bench import flops, synthetic
+from facenet_jax.bench.timing import countable, model_flops
+from facenet_jax.runtime import script
 from facenet_jax.runtime.writers import write_json
-from facenet_jax.step import used_losses
 
-HOME = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = [
     f"configs/{name}.py"
     for name in (
@@ -54,83 +51,78 @@ COLUMNS = {
     "training_memory": ("GiB, training", 2**30),
     "embedding_memory": ("GiB, embedding", 2**30),
 }
-"""Field of a row: (heading, unit). FLOPs and seconds are for one triplet."""
+"""Field of a row: (heading, unit). FLOPs and seconds are for one sample."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0, or that of the UserError whose text went to stderr."""
+def main(arguments: list[str] | None = None) -> None:
+    """Print the table; raises UserError for what cannot be counted or measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("configs", nargs="*", default=CONFIGS, help="config files; default: all")
     parser.add_argument("--measure", action="store_true", help="measure time and memory here")
     parser.add_argument("--json", type=pathlib.Path, help="file to write the rows to")
     parser.add_argument("--chunks", type=int, default=10, help="timed calls of each measurement")
     options, rest = parser.parse_known_args(arguments)
-    try:
-        if rest and not options.measure:
-            raise UserError(f"{rest[0]} is no option without --measure.", 2)
-        rows = {}
-        for file in options.configs:
-            rows[file] = counted(load(file))
-            if options.measure:
-                extra = [f"--chunks={options.chunks}", *rest]
-                rows[file] |= measured(file, rows[file], extra)
-        print(table(rows))
-        if options.json:
-            write_json(options.json, rows)
-    except UserError as error:
-        print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    if rest and not options.measure:
+        raise UserError(f"{rest[0]} is no option without --measure.", 2)
+    rows = {}
+    for file in options.configs:
+        rows[file] = counted(script.load_config(file))
+        if options.measure:
+            extra = [f"--chunks={options.chunks}", *rest]
+            rows[file] |= measured(file, rows[file], extra)
+    print(table(rows))
+    if options.json:
+        write_json(options.json, rows)
 
 
-def load(file: str) -> ml_collections.ConfigDict:
-    """The config of a file, whose path may start at the project's root."""
-    path = pathlib.Path(file) if pathlib.Path(file).is_file() else HOME / file
-    if not path.is_file():
-        raise UserError(f"The config file {file} does not exist; the recipes are in configs/.", 2)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+def counted(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Parameters of the network, those that an embedding needs, and FLOPs of one sample.
 
-
-def counted(config: ml_collections.ConfigDict) -> dict[str, int]:
-    """Parameters of the network, those that an embedding needs, and FLOPs of one triplet."""
-    if config.data.name not in SIZES:
-        raise UserError(
-            f"config.data.name is '{config.data.name}', whose identities are not known here; name "
-            f"one of {', '.join(SIZES)}."
-        )
-    identities, image_size = SIZES[config.data.name].identities, config.data.image_size
-    model = models.build(config.model, image_size, identities)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))["params"]
-    parts = {
-        name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-        for name, tree in shapes.items()
-    }
-    used = {"trunk", "last"} | ({"mfmp"} if config.model.fce.enabled else set())
-    used |= {"neck"} if config.model.neck_feature == "after" else set()
-    training = flops.training(config.model, image_size, identities, used_losses(config))
+    Also by part of the network: parameters from their shapes, FLOPs from the traced computation.
+    Nothing is known here of any model.
+    """
+    spec = synthetic.spec(config.data)
+    parts, of_embedding = parameters(config)
+    training, embedding = (model_flops(config, spec, train=train) for train in (True, False))
     return {
         "parameters": sum(parts.values()),
-        "embedding_parameters": sum(n for name, n in parts.items() if name in used),
+        "embedding_parameters": of_embedding,
         "training_flops": sum(training.values()),
-        "embedding_flops": sum(flops.embedding(config.model, image_size).values()),
+        "embedding_flops": sum(embedding.values()),
+        "by_part": {
+            "parameters": parts,
+            "training_flops": training,
+            "embedding_flops": embedding,
+        },
     }
 
 
-def measured(file: str, row: dict[str, int], options: list[str]) -> dict[str, Any]:
-    """Seconds for one triplet and peak memory in bytes, of training and of embedding.
+def parameters(config: ml_collections.ConfigDict) -> tuple[dict[str, int], int]:
+    """({part of the network: its parameters}, how many of all an embedding depends on)."""
+    configs.check(config)
+    spec = synthetic.spec(config.data)
+    model = models.build(countable(config).model, spec)
+    shapes = jax.eval_shape(model.init, flops.key_shape())["params"]
+    parts = {
+        name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part))
+        for name, part in shapes.items()
+    }
+    batch = synthetic.batch_shapes(spec, config.evaluate.batch)
+    return parts, flops.embedding_parameters(model, batch)
 
-    `memory_of` is "device", or "process" where devices do not tell, as CPUs.
+
+def measured(file: str, row: dict[str, Any], options: list[str]) -> dict[str, Any]:
+    """Seconds for one sample and peak memory in bytes, of training and of embedding.
+
+    `memory_of` is "device", or "process" where devices do not report theirs, such as CPUs.
     """
     found = {}
     for what, name in (("train", "training"), ("embed", "embedding")):
         result = benchmark(file, what, options)
-        if result["flops_per_triplet"] != row[f"{name}_flops"]:
+        if result["flops_per_sample"] != row[f"{name}_flops"]:
             raise UserError(
                 f"{' '.join(options)} change the network of {file}, {row[f'{name}_flops']} to "
-                f"{result['flops_per_triplet']} FLOPs: measure a config file of its own.",
+                f"{result['flops_per_sample']} FLOPs: measure a config file of its own.",
                 2,
             )
         memory = result["memory"]
@@ -139,7 +131,7 @@ def measured(file: str, row: dict[str, int], options: list[str]) -> dict[str, An
             f"{name}_seconds": 1 / result["rate"],
             f"{name}_memory": memory["device_peak" if device else "process_peak"],
             f"{name}_batch": result["batch"],
-            "dtype": result["config"]["model"]["dtype"],
+            "dtype": result["dtype"],
             "memory_of": "device" if device else "process",
             "devices": result["devices"],
         }
@@ -147,18 +139,18 @@ def measured(file: str, row: dict[str, int], options: list[str]) -> dict[str, An
 
 
 def benchmark(file: str, what: str, options: list[str]) -> dict[str, Any]:
-    """The result of scripts/benchmark.py in a process of its own, so that memory is its own.
+    """The result of scripts/benchmark.py in a process of its own, for its peak memory.
 
-    What it prints goes to stderr: the table stands alone on stdout.
+    What it prints goes to stderr; stdout has the table alone.
     """
     with tempfile.TemporaryDirectory() as folder:
         target = pathlib.Path(folder) / "result.json"
-        path = str(pathlib.Path(file).resolve() if pathlib.Path(file).is_file() else HOME / file)
-        command = [sys.executable, str(HOME / "scripts" / "benchmark.py"), f"--config={path}"]
+        path = str(pathlib.Path(file).resolve() if pathlib.Path(file).is_file() else ROOT / file)
+        command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), f"--config={path}"]
         command += [f"--what={what}", f"--json={target}", *options]
         process = subprocess.run(command, stdout=sys.stderr, check=False)
         if process.returncode:
-            raise UserError(f"{' '.join(command[1:])} failed; its own words are above.")
+            raise UserError(f"{' '.join(command[1:])} failed; its message is above.")
         return json.loads(target.read_text())
 
 
@@ -180,4 +172,4 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script.run(main))

@@ -11,15 +11,15 @@ sys.path.insert(0, str(ROOT))
 
 from data_tfds.rendered import renderer, vehicle  # noqa: E402
 
-BANDS = ("visible", "near-infrared", "thermal")
+MODALITIES = ("visible", "near-infrared", "thermal")
 COLUMNS = ("no flare", "no flare, another view", "flare, visible + near-infrared blinded")
 TILE, GAP, HEADER = (160, 80), 6, 34
 
 
-def choose(seed: int, identity: int) -> list[renderer.Triplet]:
-    """Two views of an identity by day and night without flare, and one with both bands blinded."""
+def choose(seed: int, identity: int) -> list[renderer.Sample]:
+    """Two views of an identity by day and night without flare, and one with two flared pictures."""
     clean = [renderer.render(seed, identity, sample, flare=False) for sample in range(16)]
-    slanting = [i for i, triplet in enumerate(clean) if triplet.view % 2 == 0]
+    slanting = [i for i, sample in enumerate(clean) if sample.view % 2 == 0]
     day = next(i for i in slanting if not clean[i].night)
     night = next((i for i in slanting if clean[i].night and clean[i].view != clean[day].view), None)
     second = night if night is not None and identity % 2 else next(
@@ -29,11 +29,11 @@ def choose(seed: int, identity: int) -> list[renderer.Triplet]:
         flared = renderer.render(seed, identity, sample, flare=True)
         if all(flared.flared):
             return [clean[day], clean[second], flared]
-    raise SystemExit(f"Identity {identity} has no sample with both bands flared; choose another.")
+    raise SystemExit(f"Identity {identity} has no sample with two flared pictures; choose another.")
 
 
 def draw(seed: int, identities: list[int]) -> Image.Image:
-    """The sheet: one row per identity, three bands for each of the `COLUMNS`."""
+    """The sheet: one row per identity, three modalities for each of the `COLUMNS`."""
     block = 3 * TILE[0] + GAP
     size = (len(COLUMNS) * block + GAP, HEADER + len(identities) * (TILE[1] + GAP))
     sheet = Image.new("RGB", size, "white")
@@ -41,18 +41,18 @@ def draw(seed: int, identities: list[int]) -> Image.Image:
     for column, title in enumerate(COLUMNS):
         left = GAP + column * block
         pen.text((left, 3), title, fill="black")
-        for band, name in enumerate(BANDS):
-            pen.text((left + band * TILE[0], 18), name, fill=(110, 110, 110))
+        for place, name in enumerate(MODALITIES):
+            pen.text((left + place * TILE[0], 18), name, fill=(110, 110, 110))
     for row, identity in enumerate(identities):
-        for column, triplet in enumerate(choose(seed, identity)):
-            for band, image in enumerate(triplet.images):
-                at = (GAP + column * block + band * TILE[0], HEADER + row * (TILE[1] + GAP))
+        for column, sample in enumerate(choose(seed, identity)):
+            for place, image in enumerate(sample.images):
+                at = (GAP + column * block + place * TILE[0], HEADER + row * (TILE[1] + GAP))
                 sheet.paste(image.resize(TILE, Image.Resampling.LANCZOS), at)
     return sheet
 
 
 def reduce_colours(sheet: Image.Image) -> Image.Image:
-    """The sheet in 256 colours, a third of the size: 64 greys for two bands, the rest adapted."""
+    """The sheet in 256 colours, a third of the size: 64 are greys, the rest adapted."""
     step = 3 * TILE[0] + GAP
     visible = Image.new("RGB", (len(COLUMNS) * TILE[0], sheet.height - HEADER))
     for column in range(len(COLUMNS)):

@@ -9,39 +9,55 @@ second writes a file that the release loads; it takes the `official` preset alon
 """
 
 import argparse
-import importlib.util
 import pathlib
 import sys
+from typing import Any
 
+import _checkout  # noqa: F401
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
+from configs import common
 from configs.official import official
 from data_tfds.errors import UserError
-from facenet_jax import api, models
-from facenet_jax.models.vit import VARIANTS
+from data_tfds.samples import NEAR_INFRARED, THERMAL, VISIBLE
+from facenet_jax import api, models, stored
+from facenet_jax import config as configs
+from facenet_jax.models import vit
 from facenet_jax.optim import optimizer
 from facenet_jax.run import open_checkpoints
-from facenet_jax.runtime import workdir
+from facenet_jax.runtime import script, workdir
 from facenet_jax.step import State
+from facenet_jax.types import DataSpec
 from facenet_jax.weights import facenet_release as interop
-from facenet_jax.weights.merge import flatten, read_checkpoint
+from facenet_jax.weights.files import read_checkpoint
+from facenet_jax.weights.merge import flatten
 from facenet_jax.weights.torch_writer import write_state_dict
 
 STEP = 0  # of an imported checkpoint: how long the release trained it is unknown
 HEAD_WIDTH = 64  # of every ViT in use, the release's included
-MUST_AGREE = ("model.mfmp.", "model.fce.", "model.shared_trunk", "model.flare_heads")
+MUST_AGREE = (
+    "model.name",
+    "model.backbone",
+    "model.mfmp.",
+    "model.fce.",
+    "model.shared_trunk",
+    "model.flare_heads",
+)
 """Options that decide what the exported tensors mean; the others are recipe."""
-MAY_DIFFER = ("model.mfmp.dropout", "model.mfmp.initializer", "model.fce.mask_bias")
+MAY_DIFFER = (
+    "model.mfmp.dropout",
+    "model.mfmp.initializer",
+    "model.mfmp.heads",
+    "model.mfmp.head_width",
+    "model.fce.mask_bias",
+)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0, or that of the UserError whose text went to stderr."""
+def main(arguments: list[str] | None = None) -> None:
+    """Do what the command line says; raises UserError for what cannot be converted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=pathlib.Path, help="a .pth of the release, or a workdir")
     parser.add_argument("dest", type=pathlib.Path, help="a new workdir, or a new .pth")
@@ -50,32 +66,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--heads", type=int, help=f"heads of the ViT; width / {HEAD_WIDTH}")
     parser.add_argument("--checkpoint", default="last", choices=["last", "best"])
     options = parser.parse_args(arguments)
-    try:
-        if options.source.is_dir():
-            said = export_workdir(options.source, options.dest, options.checkpoint)
-        else:
-            config = load_recipe(options.config)
-            config.data.root = options.data_root
-            said = import_file(options.source, options.dest, config, options.heads)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    print(said)
-    return 0
-
-
-def load_recipe(path: pathlib.Path | None) -> ml_collections.ConfigDict:
-    """The config of a file in configs/."""
-    if path is None or not path.is_file():
+    if options.source.is_dir():
+        print(export_workdir(options.source, options.dest, options.checkpoint))
+        return
+    if options.config is None:
         raise UserError(
-            f"The recipe {path} does not exist; an import needs one, because a checkpoint does not "
-            "say its image size: give --config configs/wmveid863_official.py or another *_official",
+            "An import needs a recipe, because a checkpoint does not say its image size: give "
+            "--config configs/wmveid863_official.py or another *_official.py.",
             2,
         )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+    config = script.load_config(options.config)
+    config.data.root = options.data_root
+    print(import_file(options.source, options.dest, config, options.heads))
 
 
 def import_file(
@@ -86,30 +88,38 @@ def import_file(
 ) -> str:
     """Makes the workdir `dest` from a release checkpoint; what was done, in one line."""
     variables, sizes = interop.import_release(read_checkpoint(source), str(source))
-    fit_model(config.model, sizes, heads, source)
     check_official(config, f"The recipe given for {source}")
-    model = models.build(config.model, config.data.image_size, sizes.identities)
-    if np.prod(model.patch_grid) != sizes.tokens:
+    fit_model(config.model, sizes, heads, source)
+    configs.check(config)
+    patch = config.model.patch
+    rows, columns = vit.grid(config.data.image_size, patch, config.model.stride or patch)
+    if rows * columns != sizes.tokens:
         raise UserError(
             f"{source} has {sizes.tokens} patch positions, but the recipe's images of "
-            f"{tuple(config.data.image_size)} pixels give {model.patch_grid[0]} x "
-            f"{model.patch_grid[1]}; choose the recipe that the checkpoint was trained with."
+            f"{tuple(config.data.image_size)} pixels give {rows} x {columns}; choose the recipe "
+            "that the checkpoint was trained with."
         )
-    check_shapes(model, variables)
-    params = jax.tree.map(jnp.asarray, variables["params"])
-    statistics = {"batch_stats": jax.tree.map(jnp.asarray, variables["batch_stats"])}
-    state = State(jnp.int32(STEP), params, statistics, optimizer(config.optim).init(params))
+    modalities = (VISIBLE, NEAR_INFRARED, THERMAL)
+    spec = DataSpec(modalities, tuple(config.data.image_size), sizes.identities)
+    check_shapes(models.build(config.model, spec), variables)
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise UserError(f"{dest} already exists; choose a new folder for the imported weights.")
     with workdir.locked(dest):
-        workdir.claim(dest, config, trained=False)
+        stored.claim(dest, config, spec, resuming=False)
         checkpoints = open_checkpoints(dest)
-        checkpoints.save(STEP, state)
+        checkpoints.save(STEP, state_of(variables, config))
         checkpoints.close()
     return (
         f"{source}: {len(flatten(variables))} arrays of a ViT of width {sizes.width} and depth "
         f"{sizes.depth} for {sizes.identities} identities are in {dest}, as step {STEP}."
     )
+
+
+def state_of(variables: dict[str, Any], config: ml_collections.ConfigDict) -> State:
+    """The state of a run that starts with these variables."""
+    collections = jax.tree.map(jnp.asarray, variables)
+    params = collections.pop("params")
+    return State(jnp.int32(STEP), params, collections, optimizer(config.optim).init(params))
 
 
 def fit_model(
@@ -118,19 +128,19 @@ def fit_model(
     """Sets the options of the model to what the checkpoint's shapes say."""
     if heads is None and sizes.width % HEAD_WIDTH:
         raise UserError(f"{source} has width {sizes.width}; say its heads with --heads.", 2)
-    vit = {"width": sizes.width, "depth": sizes.depth, "heads": heads or sizes.width // HEAD_WIDTH}
+    heads = heads or sizes.width // HEAD_WIDTH
+    of_file = {"width": sizes.width, "depth": sizes.depth, "heads": heads}
     if sizes.hidden != 4 * sizes.width:
         raise UserError(
             f"{source} has an MLP of {sizes.hidden} features on a width of {sizes.width}; this "
             "model has four times its width."
         )
-    model.variant = next((name for name, size in VARIANTS.items() if size == vit), "")
+    model.variant = next((name for name, size in vit.VARIANTS.items() if size == of_file), "")
     if not model.variant:
-        model.update(vit)
+        model.update(of_file)
     model.patch, model.stride = sizes.patch, 0
     model.mfmp.heads, model.mfmp.head_width = sizes.mfmp_heads, sizes.mfmp_head_width
     model.fce.mask_bias = -sizes.threshold
-    model.identities = sizes.identities
     model.pretrained = "none"  # nothing else is to be loaded
     model.dtype = "float32"  # the release evaluates without autocast
 
@@ -151,7 +161,7 @@ def check_shapes(model: models.Model, variables: dict) -> None:
 
 def export_workdir(source: pathlib.Path, dest: pathlib.Path, which: str) -> str:
     """Writes a checkpoint of the workdir `source` as the release would; what was done."""
-    config = workdir.read_config(source)
+    config = stored.read_config(source)
     check_official(config, str(source))
     if dest.exists():
         raise UserError(f"{dest} already exists; choose a new file.")
@@ -164,19 +174,19 @@ def export_workdir(source: pathlib.Path, dest: pathlib.Path, which: str) -> str:
 
 def check_official(config: ml_collections.ConfigDict, source: str) -> None:
     """Raises UserError with every option that makes a model another than the release's."""
-    width = VARIANTS[config.model.variant]["width"] if config.model.variant else config.model.width
-    wanted = workdir.flat(official(ml_collections.ConfigDict(config.to_dict())).to_dict())
-    wanted |= {"model.mfmp.enabled": True, "model.fce.enabled": True}
-    wanted |= {"model.flare_heads": True, "model.shared_trunk": False}
+    wanted = workdir.flat(official(common.get_config()).to_dict())
     ours = workdir.flat(config.to_dict())
-    free = {*MAY_DIFFER, "model.mfmp.heads", "model.mfmp.head_width"}
     problems = [
-        f"config.{name} is {ours[name]!r} instead of {wanted[name]!r}"
-        for name in ours
-        if name.startswith(MUST_AGREE) and name not in free and ours[name] != wanted[name]
+        f"config.{name} is {ours.get(name)!r} instead of {value!r}"
+        for name, value in wanted.items()
+        if name.startswith(MUST_AGREE) and name not in MAY_DIFFER and ours.get(name) != value
     ]
-    if ours["model.mfmp.head_width"] not in (0, width):
-        problems.append(f"config.model.mfmp.head_width is not the width {width}")
+    if not problems:
+        width = vit.size(config.model)["width"]
+        if config.model.mfmp.head_width not in (0, width):
+            problems.append(f"config.model.mfmp.head_width is not the width {width}")
+    elif config.model.name != "facenet":
+        problems = [f"config.model.name is {config.model.name!r} instead of 'facenet'"]
     if problems:
         raise UserError(
             f"{source} is not the `official` preset, and the release cannot compute anything else: "
@@ -185,4 +195,4 @@ def check_official(config: ml_collections.ConfigDict, source: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script.run(main))

@@ -1,7 +1,7 @@
 """The main job on a set rendered here: what `make demo` runs. No GPU, no data set, no download.
 
-Renders vehicles in three spectra as a WMVeID863 tree, then calls main.py, which prepares the tree
-through the WMVeID863 builder, trains FACENet, evaluates it and exports embeddings.
+Renders vehicles in three modalities as a WMVeID863 tree, then calls main.py, which prepares it as
+the data set `rendered`, trains FACENet, evaluates it and exports embeddings.
 """
 
 import argparse

@@ -8,15 +8,18 @@ Exit code: 0 without errors (warnings may be there), 1 with errors, 2 where the 
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import sys
 
 if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+    sys.path.append(os.getcwd())  # where data sets of your own may lie
 
+from data_tfds.accept import INCOMPLETE_RULES
 from data_tfds.doctor import Report, examine
 from data_tfds.errors import UserError
-from data_tfds.prepare import DATASETS
+from data_tfds.sets import names
 
 SHOWN = 5
 """Files shown of a finding; `--all` and `--json` give every one."""
@@ -25,9 +28,11 @@ SHOWN = 5
 def main(arguments: list[str] | None = None) -> int:
     """Exit code, see above."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", required=True, help=f"one of {', '.join(sorted(DATASETS))}")
+    parser.add_argument("--dataset", required=True, help=f"{', '.join(names())}, or import path")
     parser.add_argument("--root", required=True, help="folder as extracted, or the .zip archive")
-    parser.add_argument("--incomplete", default="error", help="incomplete triplets: error or skip")
+    parser.add_argument(
+        "--incomplete", default="error", choices=INCOMPLETE_RULES, help="samples that lack an image"
+    )
     parser.add_argument("--json", default="", help="file for the report as JSON")
     parser.add_argument("--all", action="store_true", help="show every file of every finding")
     options = parser.parse_args(arguments)
@@ -45,18 +50,21 @@ def main(arguments: list[str] | None = None) -> int:
 def text(report: Report, shown: int) -> str:
     """The report for people, with up to `shown` files a finding."""
     lines = [f"{report.dataset} at {report.root}, protocol {report.protocol}"]
+    lines.append(f"modalities: {', '.join(report.modalities)}")
     for split, numbers in report.splits.items():
         low, median, high = numbers["samples_per_identity"]
         views = ", ".join(f"{view}: {n}" for view, n in numbers["samples_per_camera"].items())
         flare = "; ".join(
-            f"{rule} R {numbers[key][0]:.1%}, N {numbers[key][1]:.1%}"
+            f"{rule} {', '.join(f'{each} {share:.1%}' for each, share in numbers[key].items())}"
             for rule, key in (("luma", "flare_luma"), ("release's rule", "flare_histogram"))
         )
+        lacking = {m: n for m, n in numbers["images"].items() if n < numbers["samples"]}
         lines += [
-            f"{split}: {numbers['triplets']} triplets of {numbers['identities']} identities, "
+            f"{split}: {numbers['samples']} samples of {numbers['identities']} identities, "
             f"{low} to {high} each (median {median:g})",
             f"    by camera or view: {views}",
-            f"    flare: {flare}",
+            *([f"    flare: {flare}"] if numbers["flare_luma"] else []),
+            *(f"    {modality}: {count} images" for modality, count in lacking.items()),
         ]
     for finding in report.findings:
         lines += [f"{finding.severity.upper()}: {finding.what}. The builder {finding.builder}."]

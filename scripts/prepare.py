@@ -4,6 +4,7 @@ python scripts/prepare.py --dataset wmveid863 --root DIR [--prepared DIR] [--ima
 """
 
 import argparse
+import os
 import pathlib
 import sys
 
@@ -12,21 +13,26 @@ from ml_collections import ConfigDict
 
 if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+    sys.path.append(os.getcwd())  # where data sets of your own may lie
 
+from data_tfds.accept import INCOMPLETE_RULES
+from data_tfds.decoded import RESIZE
 from data_tfds.errors import UserError
-from data_tfds.prepare import DATASETS, lookup
+from data_tfds.sets import lookup, names
 from facenet_jax.inputs import dataset as data
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, or that of the UserError whose text went to stderr."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", required=True, help=f"one of {', '.join(sorted(DATASETS))}")
+    parser.add_argument("--dataset", required=True, help=f"{', '.join(names())}, or import path")
     parser.add_argument("--root", required=True, help="folder as extracted, or the .zip archive")
     parser.add_argument("--prepared", default="data/prepared", help="folder for prepared data")
     parser.add_argument("--image_size", default="", help="H,W in pixels; default: the recipe's")
-    parser.add_argument("--resize", default="bicubic", help="filter: bicubic or bilinear")
-    parser.add_argument("--incomplete", default="error", help="incomplete triplets: error or skip")
+    parser.add_argument("--resize", default="bicubic", choices=sorted(RESIZE), help="filter")
+    parser.add_argument(
+        "--incomplete", default="error", choices=INCOMPLETE_RULES, help="samples that lack an image"
+    )
     options = parser.parse_args(arguments)
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
@@ -43,7 +49,9 @@ def _section(options: argparse.Namespace) -> ConfigDict:
     builder, _ = lookup(options.dataset)
     size = options.image_size.split(",") if options.image_size else builder.IMAGE_SIZE
     try:
-        size = tuple(map(int, size))
+        height, width = map(int, size)
+        if min(height, width) < 1:
+            raise ValueError
     except ValueError as error:
         raise UserError(f"--image_size {options.image_size} must be H,W, as in 256,128.") from error
     return ConfigDict(
@@ -51,11 +59,14 @@ def _section(options: argparse.Namespace) -> ConfigDict:
             "name": options.dataset,
             "root": options.root,
             "prepared": options.prepared,
-            "image_size": size,
+            "image_size": (height, width),
             "train_resize": options.resize,
             "test_resize": options.resize,
             "validation_identities": 0,
             "incomplete": options.incomplete,
+            "flare_statistic": "luma",
+            "flare_rule": "per_modality",
+            "flare_threshold": 0.05,
         }
     )
 

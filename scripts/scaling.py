@@ -3,97 +3,97 @@
 python scripts/scaling.py [--config configs/wmveid863.py] [--devices 1,2,4,...] [--batch 32]
     [--weak] [--divided] [--json FILE]
 
-Nothing runs: the program is compiled for so many virtual CPU devices, in float32. `--batch` is the
-whole batch, or each device's with `--weak`; `--divided` divides the state (train.shard_state). XLA
-counts a loop once, so the layers are unrolled, in networks of 2 and 3 layers: what the third adds,
-every further one adds too.
+Nothing runs: the program is compiled for that many virtual CPU devices, in float32. `--batch` is
+the whole batch, or each device's with `--weak`; `--divided` divides the state (train.shard_state).
+XLA counts a loop body once, so the layers are unrolled, in networks of 2 and 3 layers: each further
+layer adds what the third does. A model without the option `depth` is compiled as it is.
 """
 
 import argparse
-import functools
-import importlib.util
+import dataclasses
 import json
 import pathlib
 import sys
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
+import _checkout  # noqa: F401
 import jax
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from facenet_jax import models, optim
-from facenet_jax.bench import synthetic
+from facenet_jax import config as configs
+from facenet_jax import run as runs
+from facenet_jax.bench import synthetic, timing
 from facenet_jax.bench.collectives import KINDS, collectives
+from facenet_jax.inputs.device import DeviceSplit
+from facenet_jax.inputs.sampler import Plan
 from facenet_jax.models import vit
-from facenet_jax.step import Resident, Schedule, initial_state, make_chunk, state_sharding
+from facenet_jax.runtime import script
 
 MOST = 256
-"""Virtual devices, at most."""
+"""The most virtual devices that there can be."""
 
 
 def lowered(config: ml_collections.ConfigDict, batch: int, mesh: Mesh) -> jax.stages.Lowered:
-    """One training step of `config` on shapes alone."""
-    size = synthetic.SIZES[config.data.name]
-    model = models.build(config.model, config.data.image_size, size.identities)
-    optimizer = optim.optimizer(config.optim)
+    """One training step of `config` on shapes of images and parameters alone."""
+    dataset = synthetic.load(config.data, test=False, pixels=False)
+    rows = np.zeros((100, len(dataset.modalities), batch), np.int32)
+    plan = Plan(rows, np.ones(len(rows), np.int32))
+    run = runs.assemble(config, dataset, mesh=mesh, spec=synthetic.spec(config.data), plan=plan)
+    return runs.lower_step(run, runs.state_shapes(run), resident(run), run.schedule)
 
-    def shape(like: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=sharding)
 
-    whole = NamedSharding(mesh, P())
-
-    def everywhere(*lengths: int, dtype: type = np.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(lengths, dtype, sharding=whole)
-
-    state = jax.eval_shape(functools.partial(initial_state, model, optimizer, 0))
-    state = jax.tree.map(shape, state, state_sharding(state, config, mesh))
-    n = size.train
-    images = (everywhere(n, *config.data.image_size, 3, dtype=np.uint8),) * len(model.bands)
-    labels = (everywhere(n), everywhere(n), everywhere(n), everywhere(n, 2, dtype=bool))
-    schedule = Schedule(everywhere(100, 3, batch), everywhere(100, 2, dtype=np.float32))
-    chunk = make_chunk(model, optimizer, config, mesh)
-    return chunk.lower(state, Resident(images, *labels), schedule, everywhere())
+def resident(run: runs.Run) -> DeviceSplit:
+    """The training split with its labels on the devices, and shapes in place of its images."""
+    split = run.dataset.split("train")
+    data, _ = runs.on_devices(dataclasses.replace(run, streams=True), split)
+    everywhere = NamedSharding(run.mesh, P())
+    images = (
+        jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=everywhere)
+        for array in split.images.values()
+    )
+    return dataclasses.replace(data.labels, images=tuple(images))
 
 
 def costs(config: ml_collections.ConfigDict, batch: int, devices: int) -> dict[str, float]:
-    """Of one step on each of `devices`: GFLOPs, and gigabytes sent by kind of collective."""
+    """GFLOPs of one step on each of `devices`, and gigabytes sent by kind of collective."""
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    config = timing.countable(config, dtype="float32", remat="none", unroll=0)
+    if "depth" not in config.model:
+        return cost(config, batch, mesh)
+    layers = vit.size(config.model)["depth"]
+    config.model.update(vit.size(config.model), variant="")
     found = []
     for depth in (2, 3):
-        c = config.copy_and_resolve_references()
-        c.model.dtype, c.model.remat, c.model.unroll = "float32", "none", 0
-        if c.model.variant:
-            c.model.update(vit.VARIANTS[c.model.variant], variant="")
-        layers, c.model.depth = c.model.depth, depth
-        program = lowered(c, batch, mesh).compile()
-        moved = collectives(program.as_text())
-        found.append(
-            {"GFLOP": program.cost_analysis()["flops"] / 1e9}
-            | {k: sum(x.sent(devices) for x in moved if x.kind == k) / 1e9 for k in KINDS}
-        )
+        config.model.depth = depth
+        found.append(cost(config, batch, mesh))
     two, three = found
     return {name: two[name] + (layers - 2) * (three[name] - two[name]) for name in two}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0 after the table."""
+def cost(config: ml_collections.ConfigDict, batch: int, mesh: Mesh) -> dict[str, float]:
+    """The same of a network as it is, in which a loop counts once."""
+    program = lowered(config, batch, mesh).compile()
+    moved = collectives(program.as_text())
+    return {"GFLOP": program.cost_analysis()["flops"] / 1e9} | {
+        kind: sum(x.sent(mesh.size) for x in moved if x.kind == kind) / 1e9 for kind in KINDS
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/wmveid863.py")
     parser.add_argument("--devices", default="1,2,4,8,16,32,64,128,256")
-    parser.add_argument("--batch", type=int, default=32, help="triplets, of all devices together")
+    parser.add_argument("--batch", type=int, default=32, help="samples, of all devices together")
     parser.add_argument("--weak", action="store_true", help="--batch is that of each device")
     parser.add_argument("--divided", action="store_true", help="divide the state over the devices")
     parser.add_argument("--json", help="file to write the figures to")
     options = parser.parse_args(arguments)
-    spec = importlib.util.spec_from_file_location("config", options.config)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = script.load_config(options.config)
     config.train.shard_state = options.divided
+    configs.check(config)
     rows = []
     print(f"{'devices':>8}{'batch':>8}{'GFLOP':>10}" + "".join(f"{kind:>20}" for kind in KINDS))
     for devices in (int(count) for count in options.devices.split(",")):
@@ -104,10 +104,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{devices:>8}{batch:>8}{row['GFLOP']:>10.1f}{sent}", flush=True)
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(rows, indent=2) + "\n")
-    return 0
 
 
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", MOST)
-    sys.exit(main())
+    sys.exit(script.run(main))

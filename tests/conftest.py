@@ -7,7 +7,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
-from absl import flags
+from absl import flags, logging
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -34,3 +34,15 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def log_lines(monkeypatch):
+    """The information lines that the log has got since the test began."""
+    lines = []
+
+    def info(text, *values):
+        lines.append(text % values if values else str(text))
+
+    monkeypatch.setattr(logging, "info", info)
+    return lines

@@ -156,14 +156,14 @@ def _cargo(build, rng, x, floor: float, half: float):
     else:
         build.patch(strips[1][0], "cargo_heat", (0, 1), (0.4, 0.8), strips[1][1])
     panel = rng.uniform(0.25, 0.45), rng.uniform(0.55, 0.75)
-    band = sorted(rng.uniform(0.1, 0.9, 2))
+    strip = sorted(rng.uniform(0.1, 0.9, 2))
     stripe, decal = rng.random() < 0.5, rng.random() < 0.4
     for points, normal in sides:
         quad = (points[3], points[0], points[1], points[2])
         build.patch(quad, "cargo_panel", panel, (0, 1), normal)
         build.patch(quad, "cargo_heat", (0, panel[0]), (0, 0.6), normal)
         if stripe:
-            build.patch(quad, "stripe", (0, 1), (band[0], max(band[1], band[0] + 0.15)), normal)
+            build.patch(quad, "stripe", (0, 1), (strip[0], max(strip[1], strip[0] + 0.15)), normal)
         if decal:
             build.patch(quad, "decal", (panel[0] + 0.05, panel[1] + 0.15), (0.3, 0.75), normal)
     return details.back(build, rng, upwards(strips[2][0]), strips[2][1]), top

@@ -10,35 +10,35 @@ from PIL import Image
 
 FLARE_SHARE = 0.4
 _FLARE_STREAM = 4
-_WHICH = ((True, True), (True, False), (False, True))  # the bands that are blinded
+_WHICH = ((True, True), (True, False), (False, True))  # the modalities that are blinded
 _WHICH_SHARES = (0.56, 0.22, 0.22)
 
 
 def blind(
-    bands: list[np.ndarray], lamps: np.ndarray, key: tuple[int, ...], wanted: bool | None
+    pictures: list[np.ndarray], lamps: np.ndarray, key: tuple[int, ...], wanted: bool | None
 ) -> tuple[bool, bool]:
-    """Flares `bands` (visible [H, W, 3], near-infrared [H, W], ...; levels) in place.
+    """Flares `pictures` (visible [H, W, 3], near-infrared [H, W], ...; levels) in place.
 
-    The sources of the two bands are drawn apart, so they hide partly different places. A band that
-    is blinded saturates on more than 5 % of the picture, one that is spared only gets a haze.
+    The sources of the two are drawn apart, so they hide partly different places. A picture that is
+    blinded saturates on more than 5 % of its pixels, one that is spared only gets a haze.
 
     Args:
-        bands: the pictures; only the first two are touched.
+        pictures: of every modality; only the first two are touched.
         lamps: [n, 2] pixels where sources may be.
         key: of the random stream, which nothing else uses: with and without flare, a picture is
             the same but for the flare.
         wanted: None draws it, True and False force it.
 
     Returns:
-        Whether the visible and the near-infrared band were blinded.
+        Whether the visible and the near-infrared picture were blinded.
     """
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((*key, _FLARE_STREAM))))
     drawn = rng.random() < FLARE_SHARE
     if not (drawn if wanted is None else wanted):
         return False, False
     hits = _WHICH[rng.choice(len(_WHICH), p=_WHICH_SHARES)]
-    for band, hit in enumerate(hits):
-        shape = bands[band].shape
+    for number, hit in enumerate(hits):
+        shape = pictures[number].shape
         sources = lamps[rng.permutation(len(lamps))[: int(rng.integers(1, 3))]]
         light = _light((shape[1], shape[0]), sources, rng.uniform(0.09, 0.15), rng)
         if len(shape) == 3:  # lamps are warm, and the halo shows it; the core saturates all three
@@ -47,10 +47,10 @@ def blind(
         if hit:
             # The exposure falls with the light in the lens, and stray light lifts what is left.
             keep, veil = np.float32(rng.uniform(0.3, 0.5)), np.float32(rng.uniform(10, 40))
-            bands[band] = bands[band] * keep + light + veil
+            pictures[number] = pictures[number] * keep + light + veil
         else:
             haze = np.float32(rng.uniform(0.05, 0.12))
-            bands[band] = bands[band] * np.float32(0.75) + haze * np.minimum(light, 255)
+            pictures[number] = pictures[number] * np.float32(0.75) + haze * np.minimum(light, 255)
     return hits
 
 

@@ -1,7 +1,7 @@
-"""What an identity looks like in the three spectra: one row of `COLUMNS` per named surface.
+"""What an identity looks like in the three modalities: one row of `COLUMNS` per named surface.
 
-Paint is seen by the visible band alone. Near-infrared reflectance and temperature are drawn apart
-from it, panel by panel, so each band knows something about an identity that the others do not.
+Paint is seen in the visible alone. Near-infrared reflectance and temperature are drawn apart
+from it, panel by panel, so each modality shows something of an identity that the others do not.
 """
 
 import colorsys
@@ -100,7 +100,7 @@ def draw(rng: np.random.Generator) -> dict[str, tuple[float, ...]]:
     table["bumper"] = (*bumper, _either(rng, 0.1, 0.9), _either(rng, 0.2, 0.8), 0.05, 0, 0)
     table["grille"] = (*np.full(3, rng.uniform(0.05, 0.5)), rng.uniform(0.05, 0.6),
                        _either(rng, 0.3, 1.0), 0, 0, 0)  # fmt: skip
-    # Tinting is a matter of the visible band; in the near infrared a dark pane may be clear.
+    # Tinting is a matter of the visible; in the near infrared a dark pane may be clear.
     tint, clear, warm = rng.uniform(0.05, 0.4), _either(rng, 0.02, 0.85), _either(rng, 0.04, 0.9)
     for name, height in (("windscreen", 0.08), ("side_glass", 0.0), ("rear_glass", 0.0)):
         warmth = np.clip(warm + height + rng.uniform(-0.05, 0.05), 0, 1)

@@ -1,7 +1,7 @@
-"""One tri-spectral picture of the rendered set: visible, near-infrared and thermal of one instant.
+"""One sample of the rendered set: a visible, a near-infrared and a thermal picture of one instant.
 
-Everything opaque is drawn once, as a map of surface numbers at twice the size; a band is that map
-with a palette of its own, moved by its misalignment. Light, blur, flare and noise follow per band.
+Everything opaque is drawn once, as a map of surface numbers at twice the size; a modality is
+that map with a palette of its own, moved by its misalignment. Light, blur, flare and noise follow.
 Every picture is a pure function of (seed, identity, sample, size).
 """
 
@@ -28,7 +28,7 @@ _SAMPLE_STREAM = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Triplet:
+class Sample:
     """Three pictures of one instant and what the file name tells about them."""
 
     images: tuple[Image.Image, Image.Image, Image.Image]  # visible, near-infrared, thermal; RGB
@@ -49,8 +49,8 @@ def render(
     sample: int,
     size: tuple[int, int] = (256, 128),
     flare: bool | None = None,
-) -> Triplet:
-    """The picture of one sample of an identity in the three spectra.
+) -> Sample:
+    """The picture of one sample of an identity in the three modalities.
 
     Args:
         seed, identity, sample: the key of everything random; identity and sample count from 0.
@@ -72,23 +72,23 @@ def render(
     _paint_shadow(canvas, car, shot, np.array([0.0, 0.0, 1.0]) if night else sun)
     _paint_vehicle(canvas, car, shot)
     palettes = _palettes(np.array(canvas.rows), shot, sun, night, rng)
-    bands = _develop(canvas, palettes, size, rng)
+    pictures = _develop(canvas, palettes, size, rng)
     light, clouds = _bodywork_light(car, shot, size), _clouds(rng, size)
-    bands[0] = bands[0] * (light * clouds)[..., None]
-    bands[1] = bands[1] * (0.6 + 0.4 * light) * clouds
-    bands[2] = bands[2] * (0.8 + 0.2 * light) * (0.6 + 0.4 * clouds)
+    pictures[0] = pictures[0] * (light * clouds)[..., None]
+    pictures[1] = pictures[1] * (0.6 + 0.4 * light) * clouds
+    pictures[2] = pictures[2] * (0.8 + 0.2 * light) * (0.6 + 0.4 * clouds)
 
     flared = glare.blind(
-        bands, _lamps(car, shot, night, size, rng), (seed, identity, sample), flare
+        pictures, _lamps(car, shot, night, size, rng), (seed, identity, sample), flare
     )
     grain = (rng.uniform(3, 7) if night else rng.uniform(1.5, 4), rng.uniform(2, 5),
              rng.uniform(1.5, 3.5))  # fmt: skip
     images = []
-    for picture, sigma, hit in zip(bands, grain, (*flared, False), strict=True):
+    for picture, sigma, hit in zip(pictures, grain, (*flared, False), strict=True):
         picture = picture + np.float32(sigma) * _noise(rng, picture.shape)
         image = Image.fromarray(np.clip(picture, 0, 255 if hit else _CEILING).astype(np.uint8))
         images.append(image if picture.ndim == 3 else Image.merge("RGB", (image,) * 3))
-    return Triplet(tuple(images), view, night, scene, flared)
+    return Sample(tuple(images), view, night, scene, flared)
 
 
 class _Canvas:
@@ -210,7 +210,7 @@ def _hull(points: np.ndarray) -> np.ndarray:
 
 
 def _palettes(rows: np.ndarray, shot: _Shot, sun, night: bool, rng) -> list[np.ndarray]:
-    """Levels of every surface in the three bands: uint8 [K, 3], [K], [K]."""
+    """Levels of every surface in the three modalities: uint8 [K, 3], [K], [K]."""
     colour, infrared, warmth, gloss, glow, retro = (rows[:, :3], *rows[:, 3:8].T)
     normal, on_car = rows[:, 8:11], rows[:, 11]
     bent = normal.any(1)  # the scenery has no normals
@@ -238,18 +238,18 @@ def _palettes(rows: np.ndarray, shot: _Shot, sun, night: bool, rng) -> list[np.n
     solar = (-0.04 if night else 0.05) * upward * on_car
     gain, offset = rng.uniform(0.95, 1.1), rng.uniform(-0.03, 0.03)
     thermal = 236 * np.clip((warmth + solar - 0.42) * gain + 0.42 + offset, 0.03, 1)
-    return [np.clip(band, 0, _CEILING).astype(np.uint8) for band in (visible, near, thermal)]
+    return [np.clip(levels, 0, _CEILING).astype(np.uint8) for levels in (visible, near, thermal)]
 
 
 def _develop(canvas: _Canvas, palettes, size: tuple[int, int], rng) -> list[np.ndarray]:
-    """The bands before light and noise, float32 [H, W, 3], [H, W], [H, W]: moved and blurred."""
+    """The pictures before light and noise, float32 [H, W, 3], [H, W], [H, W]: moved and blurred."""
     unit = min(size) / 128
     motion = np.array([abs(rng.normal(0, 0.7)), rng.uniform(0, 0.35)]) * unit
     blurs = (motion, motion, 0.6 * motion + 1.3 * unit)  # thermal lenses are soft
-    bands = []
-    for band, (palette, blur) in enumerate(zip(palettes, blurs, strict=True)):
+    pictures = []
+    for number, (palette, blur) in enumerate(zip(palettes, blurs, strict=True)):
         # Up to 3 and 2 pixels between the cameras, in half pixels.
-        shift = rng.integers((-6, -4), (7, 5)) * (band > 0)
+        shift = rng.integers((-6, -4), (7, 5)) * (number > 0)
         x, y = (_SCALE * _MARGIN + shift).tolist()
         picture = canvas.labels.crop((x, y, x + _SCALE * size[0], y + _SCALE * size[1]))
         table = np.zeros((256, *palette.shape[1:]), np.uint8)
@@ -262,8 +262,8 @@ def _develop(canvas: _Canvas, palettes, size: tuple[int, int], rng) -> list[np.n
         picture = picture.reduce(_SCALE)
         if max(blur) > 0.3:
             picture = picture.filter(ImageFilter.BoxBlur(tuple(blur.tolist())))
-        bands.append(np.asarray(picture, np.float32))
-    return bands
+        pictures.append(np.asarray(picture, np.float32))
+    return pictures
 
 
 def _bodywork_light(car: Vehicle, shot: _Shot, size: tuple[int, int]) -> np.ndarray:
@@ -276,8 +276,8 @@ def _bodywork_light(car: Vehicle, shot: _Shot, size: tuple[int, int]) -> np.ndar
     edges = (((-length / 2, side), (length / 2, side)), ((end, -width / 2), (end, width / 2)))
     for low, high, level in ((0.0, 0.16, 70), (0.16, 0.3, 104), (0.42, 0.54, 158)):
         for a, b in edges:
-            band = np.array([(*a, low), (*b, low), (*b, high), (*a, high)]) * (1, 1, height)
-            draw.polygon((shot.project(band) / 4).ravel().tolist(), fill=level)
+            strip = np.array([(*a, low), (*b, low), (*b, high), (*a, high)]) * (1, 1, height)
+            draw.polygon((shot.project(strip) / 4).ravel().tolist(), fill=level)
     plane = plane.filter(ImageFilter.BoxBlur(1.5 * min(size) / 128))
     return np.asarray(plane.resize(size, Image.Resampling.BILINEAR), np.float32) / 128
 

@@ -17,6 +17,7 @@ import tempfile
 
 import tqdm
 
+from data_tfds.errors import UserError
 from data_tfds.rendered import renderer
 
 RECORD = "rendered.json"
@@ -43,7 +44,7 @@ def write_tree(
     Args:
         root: folder to make; it may exist if it is empty or holds the same set.
         train_identities, test_identities: vehicles in `train` and in `test`.
-        train_samples, test_samples: triplets of each vehicle.
+        train_samples, test_samples: samples of each vehicle.
         size: width and height of the pictures in pixels.
         seed: of everything drawn.
         workers: processes; None uses every core, 1 stays in this process.
@@ -77,7 +78,7 @@ def write_tree(
         finally:
             shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
-        raise _user_error(
+        raise UserError(
             f"Cannot write the rendered set to {root} ({error.strerror or error}); "
             "free some space or choose another folder."
         ) from error
@@ -91,7 +92,7 @@ def query_samples(samples: int) -> list[int]:
 def write_identity(
     root: str, splits: dict[str, list[int]], seed: int, identity: int, size: tuple[int, int]
 ) -> int:
-    """Renders one identity (counted from 0) into its splits; returns the number of triplets.
+    """Renders one identity (counted from 0) into its splits; returns the number of samples.
 
     splits: the samples that each split holds, for example {"test": [0, 1, 2], "query": [0]}.
     """
@@ -105,12 +106,9 @@ def write_identity(
     for home in homes.values():
         os.makedirs(home)
     for sample in samples:
-        triplet = renderer.render(seed, identity, sample, size)
-        name = (
-            f"{label}_v{triplet.view}_n{int(triplet.night)}"
-            f"_s{triplet.scene:03d}_{sample + 1:03d}.jpg"
-        )
-        for folder, image in zip(FOLDERS, triplet.images, strict=True):
+        shot = renderer.render(seed, identity, sample, size)
+        name = f"{label}_v{shot.view}_n{int(shot.night)}_s{shot.scene:03d}_{sample + 1:03d}.jpg"
+        for folder, image in zip(FOLDERS, shot.images, strict=True):
             first, *others = [
                 os.path.join(homes[split, folder], name)
                 for split, chosen in splits.items()
@@ -136,8 +134,8 @@ def _render_all(building: pathlib.Path, record: dict, workers: int) -> None:
         (str(building), train if i < trained else test, record["seed"], i, tuple(record["size"]))
         for i in range(total)
     ]
-    triplets = trained * record["train_samples"] + (total - trained) * record["test_samples"]
-    with tqdm.tqdm(total=triplets, desc="rendering", unit="triplet") as progress:
+    samples = trained * record["train_samples"] + (total - trained) * record["test_samples"]
+    with tqdm.tqdm(total=samples, desc="rendering", unit=" samples") as progress:
         if workers == 1:
             for job in jobs:
                 progress.update(write_identity(*job))
@@ -159,24 +157,24 @@ def _check(record: dict) -> None:
     least |= {"seed": 0, "workers": 1}
     for name, minimum in least.items():
         if record[name] < minimum:
-            raise _user_error(
+            raise UserError(
                 f"The rendered set needs {name} >= {minimum}, got {record[name]}; raise it."
             )
     total = record["train_identities"] + record["test_identities"]
     if not 1 <= total <= 9999:
-        raise _user_error(
+        raise UserError(
             f"The rendered set numbers its identities with four digits, so train_identities + "
             f"test_identities must lie in 1..9999, got {total}; change one of them."
         )
     if max(record["train_samples"], record["test_samples"]) > 999:
-        raise _user_error(
+        raise UserError(
             "The rendered set numbers samples with three digits, so train_samples and test_samples "
             f"must not exceed 999, got {record['train_samples']} and {record['test_samples']}; "
             "lower them."
         )
     width, height = record["size"]
     if min(width, height) < 128 or max(width, height) < 256 or width % 4 or height % 4:
-        raise _user_error(
+        raise UserError(
             f"The rendered set needs a size of at least 256 x 128 or 128 x 256 in multiples of 4, "
             f"got {width} x {height}; choose a larger size."
         )
@@ -187,7 +185,7 @@ def _already_there(root: pathlib.Path, record: dict) -> bool:
     if not root.exists() and not root.is_symlink():
         return False
     if not root.is_dir():
-        raise _user_error(
+        raise UserError(
             f"The rendered set cannot go to {root}, which is a file; choose another folder."
         )
     if not any(root.iterdir()):
@@ -195,7 +193,7 @@ def _already_there(root: pathlib.Path, record: dict) -> bool:
     try:
         found = json.loads((root / RECORD).read_text())
     except (OSError, ValueError):
-        raise _user_error(
+        raise UserError(
             f"The rendered set cannot go to {root}, which holds other files and no readable "
             f"{RECORD}; choose another folder or empty this one."
         ) from None
@@ -206,7 +204,7 @@ def _already_there(root: pathlib.Path, record: dict) -> bool:
             for name, value in record.items()
             if name not in known or known[name] != value
         )
-        raise _user_error(
+        raise UserError(
             f"{root} holds another rendered set ({clash or 'unknown entries in ' + RECORD}); "
             "choose another folder or remove this one."
         )
@@ -219,10 +217,3 @@ def _move_into_place(building: pathlib.Path, root: pathlib.Path, record: dict) -
     except OSError:
         if not _already_there(root, record):  # somebody else may have finished the same set first
             raise
-
-
-def _user_error(message: str) -> Exception:
-    # Imported here: it brings JAX, which the rendering processes shall not pay for.
-    from data_tfds.errors import UserError
-
-    return UserError(message)

@@ -1,27 +1,40 @@
-"""RGBNT100: vehicles in three spectra, one strip of three tiles per file."""
+"""RGBNT100: vehicles in three modalities, one strip of three tiles per file."""
 
+import re
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from data_tfds import names
-from data_tfds.builder import Config, TripletBuilder
+from data_tfds.builder import Config, SampleBuilder, Size
 from data_tfds.errors import UserError
-from data_tfds.listing import Layout, Listing, read_split
-from data_tfds.samples import BANDS, Protocol
+from data_tfds.listing import Layout, Listing, Naming, Parsed, read_split
+from data_tfds.samples import Protocol
 from data_tfds.source import Source
 
 TILE = (256, 128)
-"""Width and height of one band's tile."""
+"""Width and height of one modality's tile."""
 
 
-class RGBNT100(TripletBuilder):
+def _parse(name: str) -> Parsed | None:
+    match = re.fullmatch(r"(\d+)_c(\d+)_\d+\.jpe?g", name, re.IGNORECASE)
+    if match is None or not (1 <= int(match[1]) <= 600 and 1 <= int(match[2]) <= 8):
+        return None
+    return Parsed(match[1], camera=int(match[2]))
+
+
+NAMING = Naming(_parse, "0502_c0001_000.jpg (identity 1-600, camera 1-8, number)")
+
+
+class RGBNT100(SampleBuilder):
     """`rgbir/{bounding_box_train,query,bounding_box_test}/0502_c0001_000.jpg`, 768 x 128 pixels."""
 
     name = "rgbnt100"
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "The strips as stored, sorted by identity and name."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": "The strips as stored, sorted by identity and name.",
+        "2.0.0": "Samples say which modalities they have; identity_name and view are labels.",
+    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Get RGBNT100.zip (1,584,573,535 bytes, sha256 "
         "9fecdf2978cade2a3d165fc3f63e1d0b8aa3283e31aebaacd0f755187b219a30; research only) from "
@@ -33,7 +46,7 @@ class RGBNT100(TripletBuilder):
         "Li et al., Multi-Spectral Vehicle Re-Identification: A Challenge, AAAI, 2020 (RGBNT100)"
     )
     FOLDERS = ("rgbir/bounding_box_train", "rgbir/query", "rgbir/bounding_box_test")
-    IMAGES = ("strip",)
+    STRIP = True
     IMAGE_SIZE = (128, 256)
     GREY = True  # the release converts every strip to RGB
     BUILDER_CONFIGS: ClassVar = [
@@ -42,25 +55,26 @@ class RGBNT100(TripletBuilder):
             description="Junk: the query's identity under the query's camera.",
             protocol=Protocol("rgbnt100/camera", "camera"),
             instructions=MANUAL_DOWNLOAD_INSTRUCTIONS,
-            published={"train": (8675, 50), "query": (1715, 50), "gallery": (8575, 50)},
+            published=Size(8675, 50, 1715, 8575, 50, query_identities=50),
         )
     ]
 
-    def listing(self, source: Source) -> Listing:
-        """The three splits as stored."""
-        listing, strips = Listing(), Layout(bands=("",), identities=False)
+    def read(self, listing: Listing, source: Source) -> None:
+        """The three splits as stored; a copy without train can still be scored."""
+        strips = Layout({"": ""}, identities=False)
         for split, folder in zip(("train", "query", "gallery"), self.FOLDERS, strict=True):
-            read_split(listing, source, split, folder, strips, names.RGBNT100)
-        return listing
+            optional = split == "train"
+            read_split(listing, source, split, folder, strips, NAMING, optional)
 
     def tiles(self, strip: Image.Image, where: str) -> list[Image.Image]:
-        """The three 256 x 128 tiles of a strip, in the order R, N, T."""
-        width, height = TILE
-        if strip.size != (len(BANDS) * width, height):
+        """The three 256 x 128 tiles of a strip: visible, near-infrared, thermal."""
+        (width, height), count = TILE, len(self.modalities)
+        if strip.size != (count * width, height):
             raise UserError(
                 f"{where} measures {strip.width} x {strip.height} pixels where a strip of three "
-                f"{width} x {height} tiles, {len(BANDS) * width} x {height}, is needed; replace it."
+                f"{width} x {height} tiles, {count * width} x {height}, is needed; replace it."
             )
-        return [
-            strip.crop((width * tile, 0, width * (tile + 1), height)) for tile in range(len(BANDS))
-        ]
+        return [strip.crop((width * tile, 0, width * (tile + 1), height)) for tile in range(count)]
+
+
+BUILDER = RGBNT100

@@ -1,7 +1,7 @@
-"""Two sides of a comparison, each in a process of its own, so that they can be timed in turns.
+"""Worker processes whose calls are timed in alternation, for comparing two implementations.
 
-Memory pools, threads and caches of one side then do not meet those of the other; the side whose
-turn it is not waits for a message and takes no time.
+Each implementation has a process of its own, so that the memory pools, threads and caches of one do
+not disturb the other. A worker that is not asked waits for a message and uses no CPU time.
 """
 
 import multiprocessing
@@ -14,50 +14,54 @@ from data_tfds.errors import UserError
 
 
 def serve(connection: Connection, make: Callable[..., Any], *arguments: Any) -> None:
-    """A child process: makes one side, then calls its methods as asked, with the time taken."""
+    """Run in the child process: build an object, then call its methods on request and time them."""
     try:
-        side = make(*arguments)
+        target = make(*arguments)
         connection.send((0.0, 0.0, None))
         while request := connection.recv():
             name, *values = request
             start, busy = time.perf_counter(), time.process_time()
-            result = getattr(side, name)(*values)
+            result = getattr(target, name)(*values)
             seconds, busy = time.perf_counter() - start, time.process_time() - busy
             connection.send((seconds, busy, result))
     except UserError as error:
         connection.send(error)
 
 
-class Side:
-    """A side in a process of its own."""
+class Worker:
+    """The object `make(*arguments)` in a process of its own.
+
+    `make` is a class or function of a module, since it is pickled. Raises the UserError that it
+    raises, and one if the process ends.
+    """
 
     def __init__(self, name: str, make: Callable[..., Any], *arguments: Any):
         context = multiprocessing.get_context("spawn")
         self.name = name
-        self.connection, end = context.Pipe()
+        self.connection, child = context.Pipe()
         self.process = context.Process(
-            target=serve, args=(end, make, *arguments), daemon=True, name=name
+            target=serve, args=(child, make, *arguments), daemon=True, name=name
         )
         self.process.start()
-        end.close()
+        child.close()
         self.receive()
 
     def receive(self) -> tuple[float, float, Any]:
-        """(seconds, those that the CPU worked for it, result) of what was asked."""
+        """The answer to the last request: (seconds, seconds of CPU time, result)."""
         try:
             answer = self.connection.recv()
         except EOFError:
             self.process.join()
             raise UserError(
                 f"The process of {self.name} ended with exit code {self.process.exitcode}; if "
-                "nothing stands above, memory ran out: choose a smaller config."
+                "no message is above, memory ran out: choose a smaller config."
             ) from None
         if isinstance(answer, UserError):
             raise answer
         return answer
 
     def ask(self, *request: Any) -> tuple[float, float, Any]:
-        """(seconds, those that the CPU worked for it, result) of a method by name."""
+        """Call a method: its name and arguments to (seconds, seconds of CPU time, result)."""
         self.connection.send(request)
         return self.receive()
 

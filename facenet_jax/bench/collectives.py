@@ -1,19 +1,19 @@
-"""What a compiled program says of itself: which arrays travel between the devices."""
+"""Parse the collectives (all-gather, all-reduce, ...) of a compiled XLA program."""
 
 import dataclasses
 import math
 import re
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-"""The collective operations of XLA."""
+"""The collective operations of XLA that are recognised."""
 
 BITS = {"pred": 8, "s8": 8, "u8": 8, "bf16": 16, "f16": 16, "s32": 32, "u32": 32, "f32": 32}
-"""Of the number formats that travel."""
+"""Bits of one element, by XLA's name of the type."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Moved:
-    """An array that a collective gives to every device."""
+class Collective:
+    """One array that a collective operation leaves on every device."""
 
     kind: str  # of KINDS
     dtype: str
@@ -21,14 +21,14 @@ class Moved:
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     def sent(self, devices: int) -> float:
-        """Bytes that each device sends in a ring of all `devices`.
+        """Bytes that each of D = `devices` devices sends, all of them in one ring.
 
-        Of an array of n bytes (as it comes out) n (D - 1) / D to gather it, twice that to sum it,
-        n (D - 1) to sum and scatter it, n to pass it on.
+        For a result of n bytes: all-gather and all-to-all n (D - 1) / D, all-reduce twice that,
+        reduce-scatter n (D - 1), collective-permute n.
         """
         amount, others = self.size * BITS[self.dtype] / 8, devices - 1
         share = others / devices
@@ -44,8 +44,8 @@ class Moved:
         )
 
 
-def collectives(text: str) -> list[Moved]:
-    """The collectives of a program `compiled.as_text()`, one for each array; a loop's body once."""
+def collectives(text: str) -> list[Collective]:
+    """The collectives in `compiled.as_text()`, one for each array; those in a loop count once."""
     found = []
     for line in text.splitlines():
         for kind in KINDS:
@@ -53,5 +53,5 @@ def collectives(text: str) -> list[Moved]:
             if right.startswith(("(", "-start(")) and " = " in left:
                 for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", left.split(" = ")[1]):
                     lengths = tuple(int(length) for length in shape.split(",") if length)
-                    found.append(Moved(kind, dtype, lengths))
+                    found.append(Collective(kind, dtype, lengths))
     return found

@@ -1,126 +1,222 @@
-"""How many FLOPs the network needs: our own count, from the config alone.
+"""How many FLOPs a function needs: a walk over its jaxpr, for any model and without running it.
 
-Counted are the matrix products that something reads, a multiply-add as 2; nothing elementwise, and
-no product twice, so rematerialisation adds nothing. These are "model FLOPs", the numerator of MFU.
-
-    M bands, n patches of p x p pixels, T = 1 + n tokens, D width, L depth, C identities
-
-The backward pass of a product is two products of its size, one for each operand's gradient.
+Counted are the matrix products that some result depends on, a multiply-add as 2; nothing
+elementwise, and nothing that rematerialisation computes again. These are "model FLOPs", the
+numerator of MFU. The function is traced on shapes alone: no array is allocated.
 """
 
-from collections.abc import Collection, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
 
-import ml_collections
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
+from jax.interpreters import partial_eval
 
-from data_tfds.samples import BANDS
-from facenet_jax.models import checked_size, vit
+from data_tfds.errors import UserError
+from facenet_jax import objective
+from facenet_jax.models import Model, Variables
+from facenet_jax.types import Batch
 
+MODEL = "model"
+"""The scope in which `embedding` and `training` trace the model, and nothing else."""
 
-def product(rows: int, inner: int, columns: int) -> int:
-    """FLOPs of [rows, inner] times [inner, columns]: 2 rows inner columns."""
-    return 2 * rows * inner * columns
+RECOMPUTED = "rematted_computation"
+"""The scope that JAX gives to what `jax.checkpoint` computes again in the backward pass."""
 
-
-def attention(queries: int, tokens: int, width: int) -> int:
-    """FLOPs of Q K^T and of the weights times V: 2 queries tokens width each, for all heads."""
-    return product(queries, width, tokens) + product(queries, tokens, width)
-
-
-def block(queries: int, tokens: int, width: int) -> int:
-    """FLOPs of a transformer block of which `queries` tokens are computed, of `tokens` in all.
-
-    q for the queries, k and v for all tokens: 2 (queries + 2 tokens) D^2; attention; the projection
-    2 queries D^2; the MLP D -> 4D -> D, 16 queries D^2. With queries = T: 24 T D^2 + 4 T^2 D. A
-    last block computes the class token alone: queries = 1.
-    """
-    qkv = product(queries, width, width) + product(tokens, width, 2 * width)
-    mlp = product(queries, width, 4 * width) + product(queries, 4 * width, width)
-    return qkv + attention(queries, tokens, width) + product(queries, width, width) + mlp
+OPAQUE = ("dot_product_attention", "ffi_call", "pallas_call")
+"""Beginnings of the names of kernels into which a jaxpr does not look."""
 
 
-def mfmp(patches: int, width: int, inner: int) -> int:
-    """FLOPs of MFMP in one direction: q, k, v of width `inner`, attention over n patches, W_O.
+def count(function: Callable[..., Any], *shapes: Any, scope: str = "") -> dict[str, int]:
+    """FLOPs of the matrix products that the results of `function(*shapes)` depend on, by part.
 
-    8 n D inner + 4 n^2 inner. The release's windows are as many products as heads of that width.
-    """
-    projections = 3 * product(patches, width, inner) + product(patches, inner, width)
-    return projections + attention(patches, patches, inner)
+    The part is read from the scopes that a product was traced in, which a gradient keeps. Flax
+    enters one for every module by its name, so they are [model, part, ...]: the second names the
+    part, the first alone where there is no second, and "" stands for a product outside all scopes.
 
-
-def forward(
-    config: ml_collections.ConfigDict, image_size: Sequence[int], identities: int
-) -> dict[str, int]:
-    """Forward FLOPs of one triplet by the part of the network, everything included.
+    A `scan` counts its body `length` times, a `while` once (how often it runs is not known), a
+    `cond` its most expensive branch, and a `shard_map` one device's part times the devices. What
+    `jax.checkpoint` computes again does not count: let the function of a gradient return the value
+    as well, so that the first computation does.
 
     Args:
-        config: the section `model`.
-        image_size: height, width in pixels.
-        identities: C; the classes of each band's classifier.
+        function: any function that JAX can trace.
+        shapes: its arguments, arrays or `jax.ShapeDtypeStruct` in any pytree.
+        scope: count only what was traced under `jax.named_scope(scope)`, parts being below it.
 
-    `patch`: M products [n, 3 p^2] x [3 p^2, D]. `trunk`: M (L - 1) whole blocks. `last`: M blocks
-    of one query. `mfmp`: two directions, R <- N and N <- R. `flare_heads`: two blocks of one query;
-    `flare_logits`: two products [1, D] x [D, 2]. `classifiers`: M products [1, D] x [D, C].
+    Raises UserError for a kernel that hides its products.
     """
-    size = checked_size(config)
-    width, depth = size["width"], size["depth"]
-    rows, columns = vit.grid(tuple(image_size), config.patch, config.stride or config.patch)
-    patches, bands = rows * columns, len(BANDS)
-    tokens = 1 + patches
-    parts = {
-        "patch": bands * product(patches, 3 * config.patch**2, width),
-        "trunk": bands * (depth - 1) * block(tokens, tokens, width),
-        "last": bands * block(1, tokens, width),
-        "classifiers": bands * product(1, width, identities),
-    }
-    if config.mfmp.enabled:
-        inner = config.mfmp.heads * (config.mfmp.head_width or width)
-        parts["mfmp"] = 2 * mfmp(patches, width, inner)
-    if config.flare_heads:
-        parts["flare_heads"] = 2 * block(1, tokens, width)
-        parts["flare_logits"] = 2 * product(1, width, 2)
-    return parts
+    found: Counter[str] = Counter()
+    for names, flops in products(needed(function, *shapes)[0]):
+        if scope in names or not scope:
+            within = names[names.index(scope) + 1 :] if scope else names
+            found[within[1] if len(within) > 1 else "".join(within)] += flops
+    return dict(found)
 
 
-def embedding(config: ml_collections.ConfigDict, image_size: Sequence[int]) -> dict[str, int]:
-    """FLOPs of one embedding from three bands by the part of the network.
+def needed(function: Callable[..., Any], *shapes: Any) -> tuple[Jaxpr, list[bool]]:
+    """(the jaxpr without what no result depends on, whether each leaf of `shapes` is read)."""
+    jaxpr = jax.make_jaxpr(function)(*shapes).jaxpr
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
 
-    Classifiers and flare heads are not needed, and MFMP is only where FCE reads its masks.
+
+def products(
+    jaxpr: Jaxpr, outer: tuple[str, ...] = (), times: int = 1
+) -> Iterator[tuple[tuple[str, ...], int]]:
+    """(scopes, outermost first; FLOPs) of every product of a jaxpr, those inside it included."""
+    for equation in jaxpr.eqns:
+        names, kind = scopes(equation, outer), equation.primitive.name
+        if RECOMPUTED in names:
+            continue
+        if kind == "dot_general":
+            yield names, times * dot(equation)
+        elif kind == "conv_general_dilated":
+            yield names, times * convolution(equation)
+        elif kind == "cond":
+            branches = [list(products(x.jaxpr, names, times)) for x in equation.params["branches"]]
+            yield from max(branches, key=lambda found: sum(flops for _, flops in found))
+        elif kind.startswith(OPAQUE):
+            raise UserError(
+                f"FLOPs cannot be counted through the kernel {kind}; count with an attention made "
+                "of plain products (config.model.attention = 'xla')."
+            )
+        else:
+            for inside in jaxprs_in_params(equation.params):
+                yield from products(inside, names, times * repeats(equation))
+
+
+def scopes(equation: JaxprEqn, outer: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the scopes around an equation, without methods: "part.encode" is in "part".
+
+    An equation writes them as transpose(jvp(model))/FACENet/vmap(trunk)/patch. The transformations
+    are left out, so forward and backward pass of a module share their names.
     """
-    parts = forward(config, image_size, 0)
-    used = {"patch", "trunk", "last"} | ({"mfmp"} if config.fce.enabled else set())
-    return {name: count for name, count in parts.items() if name in used}
+    names = list(outer)
+    for entry in str(equation.source_info.name_stack).split("/"):
+        name, _, method = entry.split("(")[-1].rstrip(")").partition(".")
+        if name and not (method and names[-1:] == [name]):
+            names.append(name)
+    return tuple(names)
 
 
-def training(
-    config: ml_collections.ConfigDict,
-    image_size: Sequence[int],
-    identities: int,
-    losses: Collection[str],
-) -> dict[str, int]:
-    """FLOPs of one training triplet, forward and backward, by the part of the network.
+def repeats(equation: JaxprEqn) -> int:
+    """How often an equation runs what is inside it."""
+    params = equation.params
+    if equation.primitive.name == "scan":
+        return params["length"]
+    if equation.primitive.name == "shard_map":
+        # "manual_axes" or "newly_manual_axes", by the version of JAX
+        axes = next(value for name, value in params.items() if name.endswith("manual_axes"))
+        return math.prod(params["mesh"].shape[axis] for axis in axes)
+    return 1
+
+
+def dot(equation: JaxprEqn) -> int:
+    """FLOPs of a `dot_general`: 2 b m n k, for a product [b, m, k] x [b, k, n]."""
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left, result = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    return 2 * math.prod(result) * math.prod(left[axis] for axis in contracted)
+
+
+def convolution(equation: JaxprEqn) -> int:
+    """FLOPs of a `conv_general_dilated`: 2 (batch) (output channels) (input channels) (taps).
+
+    Taps of one spatial axis with i input positions, k of the kernel and o of the output: o k as a
+    rule, the smallest of (o k, i k, i o) in general. So the gradients of a convolution, which are
+    convolutions with the three exchanged, count as much as it does; the zeros that JAX puts between
+    the pixels to express them do not count.
+    """
+    numbers = equation.params["dimension_numbers"]
+    left, kernel = (variable.aval.shape for variable in equation.invars)
+    result = equation.outvars[0].aval.shape
+    total = 2 * result[numbers.out_spec[0]] * result[numbers.out_spec[1]]
+    total *= kernel[numbers.rhs_spec[1]]
+    specs = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
+    for axes in zip(*(spec[2:] for spec in specs), strict=True):
+        i, k, o = (shape[axis] for shape, axis in zip((left, kernel, result), axes, strict=True))
+        total *= min(o * k, i * k, i * o)
+    return total
+
+
+def embedding(model: Model, batch: Batch) -> dict[str, int]:
+    """FLOPs of the embedding of one sample, by the part of the network.
 
     Args:
-        config, image_size, identities: as for `forward`.
-        losses: the names of the losses with a weight, `step.used_losses`.
+        model: as built.
+        batch: shapes of a batch [M, B, ...], of the modalities that the model has.
 
-    Three times the forward count, with these exceptions. Images need no gradient: the patch
-    embedding counts twice. What no loss reads counts nothing: flare logits without `mask_kl` and
-    `flare`, classifiers without `id` and `mc`. Flare heads without those two losses still run
-    forward, once, for the statistics of their BatchNorm. MFMP counts once where no gradient reaches
-    it, as behind a hard mask, and not at all where neither FCE nor flare heads read it. The
-    products within a loss, a few of batch x batch x D, are left out.
+    What only training needs, such as classifiers, does not count.
     """
-    heads_learn = not {"mask_kl", "flare"}.isdisjoint(losses)
-    masks_learn = config.fce.enabled and config.fce.mask != "hard"
-    masks_read = config.fce.enabled or config.flare_heads
-    times = {
-        "patch": 2,
-        "trunk": 3,
-        "last": 3,
-        "classifiers": 0 if {"id", "mc"}.isdisjoint(losses) else 3,
-        "mfmp": 3 if heads_learn or masks_learn else int(masks_read),
-        "flare_heads": 3 if heads_learn else 1,
-        "flare_logits": 3 if heads_learn else 0,
-    }
-    parts = forward(config, image_size, identities)
-    return {name: times[name] * count for name, count in parts.items() if times[name]}
+    variables = jax.eval_shape(model.init, key_shape())
+    return per_sample(count(embed(model), variables, batch, scope=MODEL), batch)
+
+
+def embedding_parameters(model: Model, batch: Batch) -> int:
+    """How many parameters the embedding depends on; arguments as for `embedding`."""
+    variables = jax.eval_shape(model.init, key_shape())
+    paths, _ = jax.tree.flatten_with_path(variables)
+    read = needed(embed(model), variables, batch)[1][: len(paths)]
+    return sum(
+        math.prod(leaf.shape)
+        for (path, leaf), used in zip(paths, read, strict=True)
+        if used and path[0].key == "params"
+    )
+
+
+def embed(model: Model) -> Callable[[Variables, Batch], jax.Array]:
+    """The function (variables, batch) -> embeddings [B, E], under the scope `MODEL`."""
+
+    def apply(variables, batch):
+        with jax.named_scope(MODEL):
+            return model.apply(variables, batch, train=False)[0].embedding
+
+    return apply
+
+
+def training(model: Model, terms: objective.Terms, batch: Batch) -> dict[str, int]:
+    """FLOPs of training on one sample, forward and backward, by the part of the network.
+
+    Counted are the loss, its gradient with respect to the parameters and the model's changed
+    collections, for the whole batch and divided by its size. A product costs three: itself
+    and one for the gradient of each operand. Fewer where something is not needed: images take no
+    gradient, what no loss reads does not count, and a part runs forward only where no gradient
+    reaches it but another part or a statistic (such as BatchNorm's) reads its result.
+
+    The products within the losses, a few of batch x batch x D, are left out: they are not in the
+    model's scope.
+
+    Args:
+        model: as built.
+        terms: the losses in use, as `objective.terms` gives them.
+        batch: shapes of a training batch [M, B, ...].
+    """
+
+    def gradient(params, collections, batch, progress, key):
+        def loss(params):
+            variables = {"params": params, **collections}
+            with jax.named_scope(MODEL):
+                outputs, changed = model.apply(
+                    variables, batch, train=True, progress=progress, key=key
+                )
+            return objective.total(terms, outputs, batch, progress)[0], changed
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    collections = dict(jax.eval_shape(model.init, key_shape()))
+    params = collections.pop("params")
+    progress = jax.ShapeDtypeStruct((), jnp.float32)
+    found = count(gradient, params, collections, batch, progress, key_shape(), scope=MODEL)
+    return per_sample(found, batch)
+
+
+def per_sample(flops: dict[str, int], batch: Batch) -> dict[str, int]:
+    """FLOPs of a batch divided by its size."""
+    return {part: round(amount / batch.identity.shape[0]) for part, amount in flops.items()}
+
+
+def key_shape() -> jax.ShapeDtypeStruct:
+    """The shape of a random key."""
+    return jax.eval_shape(jax.random.key, 0)

@@ -1,101 +1,118 @@
-"""A run on noise in the shape and the size of a data set, for measuring without one."""
+"""Random pixels in the shape and size of a data set, and a run on them: measuring without one."""
 
-import dataclasses
+import functools
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from data_tfds.errors import UserError
-from data_tfds.samples import Protocol
-from facenet_jax import models
-from facenet_jax.inputs.dataset import Dataset, Split
-from facenet_jax.inputs.sampler import pk_plan
-from facenet_jax.optim import optimizer
-from facenet_jax.run import Run
-from facenet_jax.runtime.mesh import check_divides, make_mesh
+from data_tfds import flare, sets
+from data_tfds.arrays import split_of
+from data_tfds.samples import Protocol, Split
+from facenet_jax import run as runs
+from facenet_jax.inputs.dataset import Dataset
+from facenet_jax.types import Batch, DataSpec
+
+CAMERAS = 8
+FLARED = 0.3
+"""The share of images with flare, of the modalities that flare can blind."""
+
+LABELS = {"camera": CAMERAS, "scene": 0, "view": 0, "night": 0}
+"""How many values each label has; 0: it is not known of any sample."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """How large a data set is, in triplets and identities."""
-
-    train: int
-    identities: int
-    query: int
-    gallery: int
-    test_identities: int
+def modalities(name: str) -> tuple[str, ...]:
+    """The modalities of the data set that `data.name` names."""
+    return sets.lookup(name)[0].MODALITIES
 
 
-SIZES = {
-    "wmveid863": Size(3482, 603, 1228, 1228, 272),
-    "wmveid863/clean": Size(3441, 596, 1228, 1228, 272),
-    "rgbnt100": Size(8675, 50, 1715, 8575, 50),
-    "msvr310": Size(1032, 155, 591, 1055, 155),
-    "rgbnt201": Size(3951, 171, 836, 836, 30),
-    "rendered": Size(3520, 176, 300, 800, 50),
-}
-"""By config.data.name; WMVeID863 with its incomplete triplets, whose whole test set queries."""
+def spec(data: ml_collections.ConfigDict) -> DataSpec:
+    """The facts about the training split of the data set that the section `data` names.
+
+    Raises UserError where its size is not known.
+    """
+    identities = sets.size(data.name).identities
+    return DataSpec(modalities(data.name), tuple(data.image_size), identities, LABELS)
 
 
-def noise(count: int, identities: int, image_size: Sequence[int], seed: int) -> Split:
-    """A split of `count` triplets of random pixels; three in ten images of R and N are flared."""
-    rng = np.random.default_rng(seed)
-    shape = (3, count, *image_size, 3)
-    pixels = np.frombuffer(rng.bytes(int(np.prod(shape))), np.uint8).reshape(shape)
-    row = np.arange(count, dtype=np.int32)
-    flared = np.where(rng.random((count, 2)) < 0.3, 1.0, 0.0).astype(np.float32)
-    return Split(
-        images=pixels,
-        identity=row * identities // count,
-        camera=rng.integers(0, 8, count, np.int32),
-        scene=np.full(count, -1, np.int32),
-        night=np.full(count, -1, np.int32),
-        name=row.astype(str),
-        flare_fraction=flared,
-        histogram_ratio=flared,
+def load(
+    data: ml_collections.ConfigDict,
+    training: bool = True,
+    *,
+    test: bool = True,
+    pixels: bool = True,
+) -> Dataset:
+    """A data set of noise in the size of the one that the section `data` names.
+
+    Args:
+        data: the section; its `name` and `image_size` count.
+        training: whether it has the split train.
+        test: whether it has query and gallery.
+        pixels: False: black images that take no memory, of which only the shapes are looked at.
+
+    Raises UserError where the size is not known.
+    """
+    size, names, counts = sets.size(data.name), modalities(data.name), {}
+    if training:
+        counts["train"] = (size.train, size.identities)
+    if test:
+        counts["query"] = (size.query, size.test_identities)
+        counts["gallery"] = (size.gallery, size.test_identities)
+    splits = {
+        name: noise(count, identities, names, data.image_size, seed, pixels)
+        for seed, (name, (count, identities)) in enumerate(counts.items())
+    }
+    return Dataset(data.name, names, splits, Protocol("noise", "camera"))
+
+
+def noise(
+    count: int,
+    identities: int,
+    names: Sequence[str],
+    image_size: Sequence[int],
+    seed: int,
+    pixels: bool = True,
+) -> Split:
+    """`count` samples of random pixels, none of them with a missing image; see `load`."""
+    rng, shape = np.random.default_rng(seed), (count, *image_size, 3)
+    length = int(np.prod(shape))
+    images = {
+        name: np.frombuffer(rng.bytes(length), np.uint8).reshape(shape)
+        if pixels
+        else np.broadcast_to(np.uint8(0), shape)
+        for name in names
+    }
+    blinded = np.array([name in flare.MODALITIES for name in names])
+    flared = (rng.random((count, len(names))) < FLARED) & blinded
+    number = np.arange(count)
+    return split_of(
+        images,
+        number * identities // count,
+        name=np.char.zfill(number.astype(str), 8),
+        camera=rng.integers(0, CAMERAS, count, np.int32),
+        flare=flared,
+        flare_fraction=flared.astype(np.float32),
+        histogram_ratio=flared.astype(np.float32),
     )
 
 
-def dataset(config: ml_collections.ConfigDict, *, train: bool, test: bool) -> Dataset:
-    """Noise of the size that the config's data set has; a split that is not wanted holds little."""
-    if config.data.name not in SIZES:
-        raise UserError(
-            f"config.data.name is '{config.data.name}', whose size is not known here; measure with "
-            f"one of {', '.join(SIZES)}."
-        )
-    size, few = SIZES[config.data.name], 8
-    shape = config.data.image_size
-    first = noise(size.train if train else size.identities, size.identities, shape, 0)
-    query, gallery = (
-        noise(count if test else few, size.test_identities if test else few, shape, seed)
-        for seed, count in ((1, size.query), (2, size.gallery))
-    )
-    return Dataset(config.data.name, Protocol("noise", "camera"), first, query, gallery, None)
+def batch_shapes(spec: DataSpec, size: int) -> Batch:
+    """The shapes of a batch of `size` samples of such data, to trace a model on."""
+    shape, count = jax.ShapeDtypeStruct, len(spec.modalities)
+    labels = {name: shape((count, size), jnp.int32) for name in spec.labels}
+    labels["flare"] = shape((count, size), jnp.bool_)
+    images = shape((count, size, *spec.image_size, 3), jnp.float32)
+    return Batch(images, shape((size,), jnp.int32), labels)
 
 
-def run(config: ml_collections.ConfigDict, steps: int, *, train: bool, test: bool) -> Run:
-    """The run of a config on noise, with a plan of so many steps and the images on the devices."""
-    mesh, options = make_mesh(), config.train
-    batch = options.identities_per_batch * options.samples_per_identity
-    check_divides("config.train.identities_per_batch * samples_per_identity", batch, mesh)
-    check_divides("config.evaluate.batch", config.evaluate.batch, mesh)
-    noises = dataset(config, train=train, test=test)
-    identities = SIZES[config.data.name].identities
-    plan = pk_plan(
-        noises.train.identity,
-        seed=config.seed,
-        p=options.identities_per_batch,
-        k=options.samples_per_identity,
-        epochs=0,
-        steps=steps,
-    )
-    return Run(
-        config=config,
-        dataset=noises,
-        mesh=mesh,
-        model=models.build(config.model, config.data.image_size, identities),
-        optimizer=optimizer(config.optim),
-        plan=plan,
-        streams=False,
-    )
+def run(config: ml_collections.ConfigDict, steps: int, *, train: bool, test: bool) -> runs.Run:
+    """The run of a config on noise that the devices hold: `steps` steps, or to evaluate alone.
+
+    Only the splits that are asked for are there. The config stays as it is.
+    """
+    config = config.copy_and_resolve_references()
+    config.train.steps, config.data.resident = steps, "always"
+    loader = functools.partial(load, test=test)
+    return runs.open_run(config, load=loader, spec=spec(config.data), training=train)

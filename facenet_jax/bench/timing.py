@@ -1,6 +1,6 @@
-"""What the scripts that measure share: a compiled training, timing, FLOPs, peak, memory."""
+"""What the benchmark scripts share: a training to time, timing, FLOPs, peak rate, memory."""
 
-import functools
+import contextlib
 import pathlib
 import resource
 import subprocess
@@ -15,44 +15,48 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from facenet_jax import models
-from facenet_jax.inputs.stream import Streamed, feed, shapes
-from facenet_jax.run import Run, untrained_state
+from facenet_jax import models, objective
+from facenet_jax.bench import flops
+from facenet_jax.bench.synthetic import batch_shapes
+from facenet_jax.inputs.device import DeviceSplit
+from facenet_jax.inputs.stream import OnDiskSplit, open_reader
+from facenet_jax.run import Run, assemble, compile_step, lower_step, untrained_state
 from facenet_jax.runtime import workdir
-from facenet_jax.runtime.mesh import replicate
-from facenet_jax.step import Resident, Schedule, State, make_chunk, make_extract, train_step
-from facenet_jax.train import tables
+from facenet_jax.step import State, make_extract
+from facenet_jax.types import DataSpec
 
 HOME = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Training:
-    """A run on noise, compiled: `steps(k)` does k of them."""
+    """A run with its compiled steps and its state; `steps(k)` runs k steps."""
 
-    def __init__(self, run: Run, data: Resident | Streamed):
-        per_dispatch = run.config.train.steps_per_dispatch
-        self.rows, rates = tables(run)
-        self.run, self.done = run, 0
+    def __init__(self, run: Run, data: DeviceSplit | OnDiskSplit):
+        self.run, self.data, self.done = run, data, 0
         self.state: State = untrained_state(run)()
-        self.schedule = replicate(Schedule(self.rows, rates), run.mesh)
-        self.reads = shapes(data, per_dispatch, self.rows.shape[-1], run.mesh)
-        start = time.perf_counter()
-        chunk = make_chunk(run.model, run.optimizer, run.config, run.mesh)
-        lowered = chunk.lower(self.state, self.reads, self.schedule, np.int32(0))
-        self.program = lowered.compile()
-        self.compile_seconds = time.perf_counter() - start
-        self.feed = functools.partial(feed, data, self.rows, per_dispatch, run.mesh)
+        self.program = compile_step(run, data)
 
-    def steps(self, count: int, batches: Callable[[int], Resident]) -> jax.Array:
-        """The loss of the last of `count` more steps, once it is there."""
-        data = batches(count)
-        self.state, logs = self.program(self.state, data, self.schedule, np.int32(count))
+    def reader(self) -> contextlib.AbstractContextManager[Callable[[int], DeviceSplit]]:
+        """A context with read(count), for steps from here on."""
+        config, plan = self.run.config, self.run.plan
+        return open_reader(
+            self.data,
+            plan.rows,
+            config.train.steps_per_dispatch,
+            self.run.mesh,
+            workers=config.data.workers,
+            start=self.done,
+        )
+
+    def steps(self, count: int, read: Callable[[int], DeviceSplit]) -> jax.Array:
+        """Run `count` more steps; the loss of the last, still being computed."""
+        self.state, scalars = self.program(self.state, read(count), count)
         self.done += count
-        return logs["loss"][count - 1]
+        return scalars["loss"][count - 1]
 
 
 def timed(call: Callable[[], Any], times: int) -> list[float]:
-    """Seconds of each of so many calls, each until its result is there."""
+    """Seconds of each of `times` calls; a call ends when its result is computed."""
     seconds = []
     for _ in range(times):
         start = time.perf_counter()
@@ -62,7 +66,7 @@ def timed(call: Callable[[], Any], times: int) -> list[float]:
 
 
 def rates(amount: float, seconds: Sequence[float]) -> dict[str, Any]:
-    """`amount` per second: the median and the quartiles of the calls, and the seconds of each."""
+    """Calls of `amount` things each: median and quartiles of things per second, seconds of each."""
     low, median, high = np.quantile(amount / np.array(seconds), (0.25, 0.5, 0.75))
     return {
         "rate": float(median),
@@ -72,10 +76,10 @@ def rates(amount: float, seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def peak(dtype: str, mesh: Mesh) -> tuple[float, str]:
-    """(FLOP/s of all devices together, how measured): the best of ten large square products.
+    """(peak FLOP/s of all devices together, how it was measured): best of ten large products.
 
-    On one device, times their number. Accelerators multiply bfloat16 whatever the config says, the
-    CPU `dtype`.
+    Measured on one device and multiplied by their number; in bfloat16 on an accelerator, whatever
+    `dtype` is, and in `dtype` on a CPU.
     """
     device = mesh.local_devices[0]
     side, kind = (2048, dtype) if device.platform == "cpu" else (16384, "bfloat16")
@@ -86,64 +90,93 @@ def peak(dtype: str, mesh: Mesh) -> tuple[float, str]:
     return 2 * side**3 / best * mesh.size, how if mesh.size == 1 else f"{how}, x {mesh.size}"
 
 
-def utilised(run: Run, own: Mapping[str, int], seconds: float) -> dict[str, Any]:
-    """FLOPs of a triplet that takes so many seconds, and their share of the peak: MFU."""
-    total, (most, how) = sum(own.values()), peak(run.config.model.dtype, run.mesh)
+def dtype(config: ml_collections.ConfigDict) -> str:
+    """The type of the model's matrix products: its option `dtype`, or float32 without one."""
+    return config.model.dtype if "dtype" in config.model else "float32"
+
+
+def mfu(run: Run, by_part: Mapping[str, int], seconds: float) -> dict[str, Any]:
+    """Model FLOPs utilisation: FLOPs of a sample over what the peak does in its `seconds`."""
+    total, (most, how) = sum(by_part.values()), peak(dtype(run.config), run.mesh)
     return {
-        "flops_per_triplet": total,
-        "flops_by_part": dict(own),
+        "flops_per_sample": total,
+        "flops_by_part": dict(by_part),
         "peak_flops_per_second": most,
         "peak_how": how,
         "mfu": total / seconds / most,
     }
 
 
-def unlooped(run: Run) -> tuple[ml_collections.ConfigDict, models.Model]:
-    """The run's config and model without a loop over layers, of which XLA would count one turn.
+def countable(config: ml_collections.ConfigDict, **options: Any) -> ml_collections.ConfigDict:
+    """The config with an attention that FLOPs can be counted through, not a fused kernel.
 
-    And without rematerialisation, and with an attention that XLA sees into.
+    `options` of the model are set as well, each where the model has it.
     """
-    config = run.config.copy_and_resolve_references()
-    config.model.update({"unroll": 0, "remat": "none", "attention": "xla"})
-    identities = len(np.unique(run.dataset.train.identity))
-    return config, models.build(config.model, config.data.image_size, identities)
+    config = config.copy_and_resolve_references()
+    for name, value in {"attention": "xla", **options}.items():
+        if name in config.model:
+            config.model[name] = value
+    return config
 
 
-def xla_training_flops(run: Run, state: State, data: Resident, schedule: Schedule) -> float:
-    """XLA's own count for a training triplet, everything elementwise included, unoptimised."""
-    config, model = unlooped(run)
-    step = functools.partial(
-        train_step, model=model, optimizer=run.optimizer, config=config, mesh=run.mesh
+def model_flops(
+    config: ml_collections.ConfigDict, spec: DataSpec, *, train: bool
+) -> dict[str, int]:
+    """FLOPs of one sample by part of the network, in training or for its embedding.
+
+    As `flops` counts them, for the batch sizes of `config` and data like `spec`.
+    """
+    model = models.build(countable(config).model, spec)
+    if not train:
+        return flops.embedding(model, batch_shapes(spec, config.evaluate.batch))
+    size = config.train.identities_per_batch * config.train.samples_per_identity
+    return flops.training(model, objective.terms(config), batch_shapes(spec, size))
+
+
+def unrolled(run: Run) -> Run:
+    """The run with its layers unrolled: XLA's analysis counts the body of a loop once.
+
+    Also without rematerialisation, and with an attention made of operations that XLA can count.
+    """
+    config = countable(run.config, unroll=0, remat="none")
+    training = run.plan is not None
+    return assemble(
+        config, run.dataset, mesh=run.mesh, spec=run.model.spec, plan=run.plan, training=training
     )
-    cost = jax.jit(step).lower(state, data, schedule).cost_analysis()
-    return cost["flops"] / run.plan.rows.shape[1]
 
 
-def xla_embedding_flops(run: Run, variables: Mapping, data: Resident, rows: jax.Array) -> float:
-    """XLA's own count for an embedding, everything elementwise included, unoptimised."""
-    extract = make_extract(unlooped(run)[1], run.mesh)
-    return extract.lower(variables, data, rows, rows >= 0).cost_analysis()["flops"] / len(rows)
+def xla_training_flops(run: Run, state: State, data: DeviceSplit) -> float:
+    """XLA's FLOPs of training on one sample, elementwise ones included, before optimisation."""
+    lowered = lower_step(unrolled(run), state, data, run.schedule)
+    return lowered.cost_analysis()["flops"] / run.plan.batch
+
+
+def xla_embedding_flops(run: Run, variables: Mapping, data: DeviceSplit, rows: jax.Array) -> float:
+    """XLA's FLOPs of the embedding of one of the samples `rows` [M, B], counted as in training."""
+    extract = make_extract(unrolled(run).model, run.mesh, run.dataset.modalities)
+    cost = extract.lower(variables, data, rows, jnp.ones(rows.shape[1], bool)).cost_analysis()
+    return cost["flops"] / rows.shape[1]
 
 
 def trace(call: Callable[[], Any], folder: str) -> None:
-    """Write a trace of three calls into a folder, for xprof; nothing for an empty name."""
+    """Write a profiler trace of three calls into a folder; nothing where `folder` is empty."""
     if folder:
         with jax.profiler.trace(folder):
             timed(call, 3)
 
 
 def memory(program: jax.stages.Compiled, mesh: Mesh) -> dict[str, int | None]:
-    """Bytes: what the program was compiled to hold, what a device held at most, the process too.
+    """Bytes by name: of the program as compiled, of the fullest moment of device and process.
 
-    `device_peak` and `device_limit` are None where devices do not tell, as CPUs; the resident set
-    of the process has all that Python and the compiler held as well.
+    `device_peak` and `device_limit` are None on devices that do not report them, such as CPUs.
+    `process_peak` includes what Python and the compiler held.
     """
-    program_holds = program.memory_analysis()
+    analysis = program.memory_analysis()
     device = mesh.local_devices[0].memory_stats() or {}
     unit = 1 if sys.platform == "darwin" else 1024
     return {
-        "program_arguments": program_holds.argument_size_in_bytes,
-        "program_temporaries": program_holds.temp_size_in_bytes,
+        "program_arguments": analysis.argument_size_in_bytes,
+        "program_temporaries": analysis.temp_size_in_bytes,
         "device_peak": device.get("peak_bytes_in_use"),
         "device_limit": device.get("bytes_limit"),
         "process_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
@@ -151,7 +184,7 @@ def memory(program: jax.stages.Compiled, mesh: Mesh) -> dict[str, int | None]:
 
 
 def commit() -> str | None:
-    """The git commit of this code, "+" if it was changed since; None outside a git checkout."""
+    """The git commit of this code, with a "+" if files differ from it; None outside of git."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(HOME), *words]
@@ -164,6 +197,6 @@ def commit() -> str | None:
         return None
 
 
-def circumstances() -> dict[str, Any]:
-    """Where and with what it was measured."""
+def environment() -> dict[str, Any]:
+    """Commit, number of devices, versions and machine, as they belong to a measurement."""
     return {"commit": commit(), "device_count": jax.device_count(), **workdir.environment()}

@@ -1,8 +1,8 @@
 """The same network in PyTorch, as one would write it there, for scripts/benchmark_torch.py alone.
 
 Module names are those of our parameters (docs/architecture.md), so that `load` can copy them by
-name. What a good user of torch would reach for is used: scaled_dot_product_attention, autocast,
-channels-last convolution for the patches. The class token alone goes through the last block, as in
+name. It uses what PyTorch offers for speed: scaled_dot_product_attention, autocast, a channels-last
+convolution for the patches. The class token alone goes through the last block, as in
 ours, so that both sides do the same arithmetic.
 """
 
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data_tfds.errors import UserError
-from facenet_jax.models import checked_size, vit
+from facenet_jax.models import vit
 
 
 class Outputs(NamedTuple):
-    """What the network says about a batch; logits in training only."""
+    """What the network computes for a batch; logits in training only."""
 
     embedding: Tensor  # [B, 3 D] float32
     features: list[Tensor]  # three of [B, D] float32, before the neck
@@ -152,6 +152,9 @@ class MFMP(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
+MODELS = ("facenet", "three_stream")
+
+
 class FACENet(nn.Module):
     """FACENet with every field of config.model that changes the arithmetic."""
 
@@ -159,13 +162,21 @@ class FACENet(nn.Module):
         self, c: ml_collections.ConfigDict, image_size: Sequence[int], identities: int
     ) -> None:
         super().__init__()
+        if c.name not in MODELS or c.backbone != "vit":
+            raise UserError(
+                f"config.model is {c.name} on {c.backbone}; the PyTorch peer has "
+                f"{' and '.join(MODELS)} on vit."
+            )
         if c.remat == "dots":
             raise UserError(
                 "config.model.remat is 'dots', which the PyTorch peer does not have; compare with "
                 "'none' or 'full'."
             )
-        sizes = checked_size(c)
+        sizes = vit.size(c)
         width, self.c = sizes["width"], c
+        # The baseline has none of these sections.
+        self.use_mfmp, self.use_fce = (x in c and c[x].enabled for x in ("mfmp", "fce"))
+        self.use_flare_heads = "flare_heads" in c and c.flare_heads
         grid = vit.grid(tuple(image_size), c.patch, c.stride or c.patch)
         rate = drop_rates(sizes["depth"], c.drop_path)[-1]
         trunks = [Trunk(sizes, grid, c) for _ in range(1 if c.shared_trunk else 3)]
@@ -173,9 +184,9 @@ class FACENet(nn.Module):
         self.last = nn.ModuleList(LastBlock(width, sizes["heads"], rate) for _ in range(3))
         self.neck = nn.ModuleList(neck(width) for _ in range(3))
         self.classifier = nn.ModuleList(nn.Linear(width, identities, bias=False) for _ in range(3))
-        if c.mfmp.enabled:
+        if self.use_mfmp:
             self.mfmp = nn.ModuleList(MFMP(width, c.mfmp) for _ in range(2))
-        if c.flare_heads:
+        if self.use_flare_heads:
             self.flare_head = nn.ModuleList(
                 FlareHead(width, sizes["heads"], rate) for _ in range(2)
             )
@@ -187,15 +198,15 @@ class FACENet(nn.Module):
             if self.c.shared_trunk:
                 r, n, t = self.trunk(images.flatten(0, 1)).chunk(3)
             else:
-                r, n, t = (trunk(band) for trunk, band in zip(self.trunk, images, strict=True))
+                r, n, t = (trunk(x) for trunk, x in zip(self.trunk, images, strict=True))
             masks = [r[:, 1:], n[:, 1:]]
-            if self.c.mfmp.enabled:
+            if self.use_mfmp:
                 masks = [self.mfmp[0](*masks), self.mfmp[1](*masks[::-1])]
             flare_logits = []
-            if self.c.flare_heads and self.training:
+            if self.use_flare_heads and self.training:
                 marked = [torch.cat([x[:, :1], m], 1) for x, m in zip((r, n), masks, strict=True)]
                 flare_logits = [f(x) for f, x in zip(self.flare_head, marked, strict=True)]
-            if self.c.fce.enabled:
+            if self.use_fce:
                 r, n = self.enhance(r, n, t, masks, flare)
             features = [last(x).float() for last, x in zip(self.last, (r, n, t), strict=True)]
         after = self.c.neck_feature == "after"
@@ -209,7 +220,7 @@ class FACENet(nn.Module):
     def enhance(
         self, r: Tensor, n: Tensor, t: Tensor, masks: list[Tensor], flare: Tensor
     ) -> list[Tensor]:
-        """R and N with thermal patches where the masks say flare."""
+        """R and N with thermal patches where the masks are open, in the samples with flare."""
         c, enhanced = self.c.fce, []
         if c.gate == "batch":
             flare = flare.any().expand_as(flare)

@@ -13,8 +13,11 @@ from torch import Tensor
 from data_tfds.errors import UserError
 from facenet_jax.bench.torch_peer import FACENet, Outputs, load
 
-LOSSES = ("id", "triplet", "mask_kl", "mc", "flare")
-"""The losses of config.losses that the peer has; the others are of comparisons in the paper."""
+TERMS = ("id", "triplet", "mask_kl", "mc", "flare")
+"""The loss terms that the peer has; the others are only compared in the paper."""
+
+FIXED = {"on": (), "of": "logits"}
+"""Options of a loss that the peer has at one value only."""
 
 
 def batch_hard_triplet(features: Tensor, labels: Tensor, margin: float) -> Tensor:
@@ -40,28 +43,49 @@ def min_kl(a: Tensor, b: Tensor, reduction: str) -> Tensor:
     return torch.minimum(a_to_b, b_to_a).mean()
 
 
+def missing(config: ml_collections.ConfigDict, labels: Sequence[str]) -> list[str]:
+    """What the config asks for and the peer does not have, by the names of the options."""
+    found = ["augment.erase"] if config.augment.erase else []
+    for label in labels:
+        section = config.losses[label]
+        if section.term not in TERMS:
+            found.append(f"losses.{label}.term = {section.term}")
+        found += [
+            f"losses.{label}.{name} = {section[name]}"
+            for name, value in FIXED.items()
+            if name in section and section[name] != value
+        ]
+    return found
+
+
 def loss_terms(
     outputs: Outputs,
     identity: Tensor,
     flare: Tensor,
-    names: Sequence[str],
-    c: ml_collections.ConfigDict,
+    sections: Sequence[ml_collections.ConfigDict],
 ) -> Tensor:
-    """The named losses, unweighted [losses]."""
-    logits, kl = outputs.logits, c.kl_reduction
-    terms: dict[str, Callable[[], Tensor]] = {
-        "id": lambda: sum(
+    """The losses of these sections of `config.losses`, unweighted [losses]."""
+    logits = outputs.logits
+
+    def both(c: ml_collections.ConfigDict) -> Tensor:
+        pairs = zip(outputs.flare_logits, flare.T, strict=True)
+        smooth = c.label_smoothing
+        return sum(F.cross_entropy(x, y.long(), label_smoothing=smooth) for x, y in pairs)
+
+    terms: dict[str, Callable[[ml_collections.ConfigDict], Tensor]] = {
+        "id": lambda c: sum(
             F.cross_entropy(x, identity, label_smoothing=c.label_smoothing) for x in logits
         ),
-        "triplet": lambda: sum(batch_hard_triplet(x, identity, c.margin) for x in outputs.features),
-        "mask_kl": lambda: min_kl(*outputs.flare_logits, kl),
-        "mc": lambda: min_kl(logits[0], logits[1], kl) + min_kl(logits[2], logits[1], kl),
-        "flare": lambda: sum(
-            F.cross_entropy(x, delta.long())
-            for x, delta in zip(outputs.flare_logits, flare.T, strict=True)
+        "triplet": lambda c: sum(
+            batch_hard_triplet(x, identity, c.margin) for x in outputs.features
         ),
+        "mask_kl": lambda c: min_kl(*outputs.flare_logits, c.reduction),
+        "mc": lambda c: (
+            min_kl(logits[0], logits[1], c.reduction) + min_kl(logits[2], logits[1], c.reduction)
+        ),
+        "flare": both,
     }
-    return torch.stack([terms[name]() for name in names])
+    return torch.stack([terms[c.term](c) for c in sections])
 
 
 def crop(images: Tensor, rows: Tensor, flip: Tensor, top: Tensor, left: Tensor, pad: int) -> Tensor:
@@ -80,14 +104,14 @@ def crop(images: Tensor, rows: Tensor, flip: Tensor, top: Tensor, left: Tensor, 
 
 
 def augment(images: Sequence[Tensor], rows: Tensor, c: ml_collections.ConfigDict) -> Tensor:
-    """Training images [3, B, H, W, 3] in [-1, 1] at rows [3, B] of the bands."""
-    shape = (1, rows.shape[1]) if c.draw == "shared" else tuple(rows.shape)
+    """Training images [3, B, H, W, 3] in [-1, 1] at rows [3, B], one row for each modality."""
+    shape = tuple(rows.shape) if c.per_modality else (1, rows.shape[1])
     flip = (torch.rand(shape, device=rows.device) < c.flip).expand_as(rows)
     top, left = (
         torch.randint(2 * c.pad + 1, shape, device=rows.device).expand_as(rows) for _ in range(2)
     )
-    bands = zip(images, rows, flip, top, left, strict=True)
-    return normalise(torch.stack([crop(*band, c.pad) for band in bands]))
+    modalities = zip(images, rows, flip, top, left, strict=True)
+    return normalise(torch.stack([crop(*modality, c.pad) for modality in modalities]))
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -132,7 +156,7 @@ def choose_compile(wanted: bool | None, device: str) -> tuple[bool, str]:
     if wanted is not None:
         return wanted, "torch.compile" if wanted else "eager, as asked"
     if device == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
-        return False, "eager, for there is no C++ compiler that torch.compile needs on a CPU"
+        return False, "eager, because torch.compile needs a C++ compiler on a CPU"
     return True, "torch.compile"
 
 
@@ -140,22 +164,24 @@ class Peer:
     """A network, an optimiser and resident data; steps and embeddings on request.
 
     `arrays` has images (three uint8 [N, H, W, 3]), identity [N] of `identities`, flare [N, 2] and,
-    for every step, rows [steps, 3, B], rates [steps, 2] and weights [steps, losses] of `names`.
+    for every step, rows [steps, 3, B], rates [steps, 2] and weights [steps, losses] of the losses
+    with these `labels`.
     """
 
     def __init__(
         self,
         config: ml_collections.ConfigDict,
         arrays: Mapping[str, Any],
-        names: Sequence[str],
+        labels: Sequence[str],
         compiled: bool | None,
     ):
-        self.config, self.names, self.done = config, names, 0
-        unknown = sorted(set(names) - set(LOSSES)) + ["erase"] * bool(config.augment.erase)
-        if unknown:
+        self.config, self.done = config, 0
+        self.sections = [config.losses[label] for label in labels]
+        lacks = missing(config, labels)
+        if lacks:
             raise UserError(
-                f"The PyTorch peer has no {', '.join(unknown)}; set these options of config.losses "
-                "and config.augment to 0 for the comparison."
+                f"The PyTorch peer has no config.{', config.'.join(lacks)}; leave it out of the "
+                "comparison."
             )
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as JAX has it by default
@@ -163,7 +189,7 @@ class Peer:
             self.device
         )
         self.optimizer = make_optimizer(self.network, config.optim)
-        self.images = [self.put(band) for band in arrays["images"]]
+        self.images = [self.put(modality) for modality in arrays["images"]]
         self.identity, self.flare = self.put(arrays["identity"]).long(), self.put(arrays["flare"])
         self.rows, self.weights = self.put(arrays["rows"]).long(), self.put(arrays["weights"])
         self.rates = arrays["rates"].tolist()
@@ -184,12 +210,11 @@ class Peer:
         images = augment(self.images, rows, self.config.augment)
         identity, flare = self.identity[rows[0]], self.flare[rows[0]]
         outputs = self.network(images, flare)
-        options = self.config.loss_options
-        return (weights * loss_terms(outputs, identity, flare, self.names, options)).sum()
+        return (weights * loss_terms(outputs, identity, flare, self.sections)).sum()
 
     def plain_embed(self, rows: Tensor) -> Tensor:
         """Embeddings [B, E] of rows [B]."""
-        images = normalise(torch.stack([band[rows] for band in self.images]))
+        images = normalise(torch.stack([modality[rows] for modality in self.images]))
         return self.network(images, self.flare[rows]).embedding
 
     def train(self, steps: int) -> float:
@@ -208,7 +233,7 @@ class Peer:
         return self.last_embedding(self.embed, batches)
 
     def first_embeddings(self, batches: np.ndarray) -> np.ndarray:
-        """The same without waiting for a compiler."""
+        """The same, never compiled."""
         return self.last_embedding(self.plain_embed, batches)
 
     def last_embedding(self, embed: Callable[[Tensor], Tensor], batches: np.ndarray) -> np.ndarray:
@@ -220,7 +245,7 @@ class Peer:
             return embedding.cpu().numpy()
 
     def facts(self) -> dict[str, Any]:
-        """What the report says of this side."""
+        """Version, compilation and device, for the report."""
         cuda = torch.cuda.get_device_name() if self.device == "cuda" else None
         return {
             "version": f"torch {torch.__version__}",

@@ -1,38 +1,66 @@
-"""Augmentation on the device: flip, pad and crop, erase. Pure functions of a key."""
+"""Augmentation on the device: channels, flip, pad and crop, erase. Pure functions of a key."""
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
+
+from facenet_jax.inputs.channels import of_visible
+
+Colour = Sequence[float]
+"""R, G, B."""
 
 
-def normalise(images: jax.Array) -> jax.Array:
-    """uint8 pixels to float32 in [-1, 1]: (x / 255 - 0.5) / 0.5."""
-    return images.astype(jnp.float32) / 127.5 - 1.0
+def normalise(
+    images: jax.Array, mean: Colour = (0.5, 0.5, 0.5), std: Colour = (0.5, 0.5, 0.5)
+) -> jax.Array:
+    """uint8 pixels [..., 3] to float32, (x / 255 - mean) / std of each channel."""
+    shape = (1,) * (images.ndim - 1) + (3,)
+    scale, shift = (
+        np.float32(x).reshape(shape)
+        for x in (255 * np.float64(std), np.float64(mean) / np.float64(std))
+    )
+    return images.astype(jnp.float32) / scale - shift
 
 
 def draws(key: jax.Array, shape: tuple[int, int], shared: bool) -> tuple[jax.Array, ...]:
-    """Keys of `flip, top, left, erase` and the shape they draw; one row for all bands if shared."""
+    """Keys of flip, top, left, erase and the shape they draw; one row for all if shared."""
     return *jax.random.split(key, 4), ((1, shape[1]) if shared else shape)
 
 
-def augment(images: jax.Array, key: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
-    """Training images [M, B, H, W, 3] float32 in [-1, 1] from uint8 ones.
+def augment(
+    images: jax.Array,
+    key: jax.Array,
+    config: ml_collections.ConfigDict,
+    mean: Colour = (0.5, 0.5, 0.5),
+    std: Colour = (0.5, 0.5, 0.5),
+    modalities: Sequence[str] = (),
+) -> jax.Array:
+    """Training images [M, B, H, W, 3] float32, normalised, from uint8 ones.
 
+    `modalities` names the M; the channels of the visible ones are changed as `channels` says, see
+    `inputs.channels`: of rcc before everything else, of the others after it, as in CAJ's release.
     Flip left to right with probability `flip`; a black border of `pad` pixels, then a crop back to
-    H x W at a uniform place; random erasing with probability `erase`. `draw` = "shared" treats the
-    M images of a triplet alike, so that their patches stay aligned; "independent" does not, as the
+    H x W at a uniform place; random erasing with probability `erase`, which fills its box with
+    `erase_fill` after normalisation, or with what `erase_with` says. The M images of a sample are
+    treated alike, so that their patches stay aligned; with `per_modality` they are not, as in the
     release.
     """
-    bands, batch, height, width, _ = images.shape
+    count, batch, height, width, _ = images.shape
     flip_key, top_key, left_key, erase_key, shape = draws(
-        key, (bands, batch), config.draw == "shared"
+        key, (count, batch), not config.per_modality
     )
-    flip = jnp.broadcast_to(jax.random.bernoulli(flip_key, config.flip, shape), (bands, batch))
+    channel_key, noise_key = (jax.random.fold_in(key, number) for number in (4, 5))  # split has 0-3
+    if config.channels == "rcc":
+        images = of_visible(images, channel_key, config.channels, modalities)
+    flip = jnp.broadcast_to(jax.random.bernoulli(flip_key, config.flip, shape), (count, batch))
     images = jnp.where(flip[:, :, None, None, None], images[:, :, :, ::-1], images)
     if config.pad:
         pad = config.pad
         top, left = (
-            jnp.broadcast_to(jax.random.randint(k, shape, 0, 2 * pad + 1), (bands, batch))
+            jnp.broadcast_to(jax.random.randint(k, shape, 0, 2 * pad + 1), (count, batch))
             for k in (top_key, left_key)
         )
         border = ((0, 0), (0, 0), (pad, pad), (pad, pad), (0, 0))
@@ -43,14 +71,33 @@ def augment(images: jax.Array, key: jax.Array, config: ml_collections.ConfigDict
             return jax.lax.dynamic_slice(image, (top, left, zero), (height, width, 3))
 
         images = jax.vmap(jax.vmap(crop))(images, top, left)
-    images = normalise(images)
+    images = normalise(images, mean, std)
     if config.erase:
         hole = jnp.broadcast_to(
             erase_boxes(erase_key, shape, (height, width), config.erase),
-            (bands, batch, height, width),
+            (count, batch, height, width),
         )
-        images = jnp.where(hole[..., None], jnp.zeros_like(images), images)
+        if config.erase_with == "fill":
+            filling = jnp.float32(config.erase_fill)[(None,) * 4]
+        else:
+            filling = noise(noise_key, images.shape, config.erase_with, mean, std)
+        images = jnp.where(hole[..., None], filling, images)
+    if config.channels not in ("none", "rcc"):
+        images = of_visible(images, channel_key, config.channels, modalities)
     return images
+
+
+def noise(
+    key: jax.Array, shape: tuple[int, ...], kind: str, mean: Colour, std: Colour
+) -> jax.Array:
+    """Random pixel values, uniform from black to white and normalised, for images [M, B, H, W, 3].
+
+    `kind` "random_channel" draws one value of each channel of an image, "random_pixel" one of each
+    pixel and channel.
+    """
+    drawn = (*shape[:2], 1, 1, 3) if kind == "random_channel" else shape
+    centre, scale = (jnp.float32(x)[(None,) * 4] for x in (mean, std))
+    return (jax.random.uniform(key, drawn) - centre) / scale
 
 
 def erase_boxes(

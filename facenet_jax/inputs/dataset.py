@@ -1,63 +1,20 @@
-"""Data sets as arrays: prepared, decoded and resized once, opened as memory maps ever after."""
+"""The data set of a config: splits as arrays, with a validation split and flare labels."""
 
-import collections
-import concurrent.futures
 import dataclasses
-import io
-import os
-import pathlib
 import time
+from collections.abc import Mapping
 
 import numpy as np
-import tensorflow_datasets as tfds
-import tqdm
 from absl import logging
 from ml_collections import ConfigDict
-from PIL import Image
 
-from data_tfds import flare
+from data_tfds import decoded, door, flare
 from data_tfds import prepare as preparing
-from data_tfds.builder import cores
 from data_tfds.errors import UserError
-from data_tfds.samples import BANDS, Protocol
+from data_tfds.samples import Protocol, Split
+from data_tfds.sets import open_door
 
-RESIZE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-"""Filters of `data.train_resize` and `data.test_resize`; Pillow's, which antialias."""
-
-LABELS = {
-    "identity": np.int32,
-    "camera": np.int32,
-    "scene": np.int32,
-    "night": np.int32,
-    "flare_fraction": np.float32,
-    "histogram_ratio": np.float32,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """The triplets of one split, sorted by identity and name. M = 3 bands, N triplets."""
-
-    images: np.ndarray  # uint8 [M, N, H, W, 3], read-only, possibly a memory map
-    identity: np.ndarray  # int32 [N], the data set's own numbers
-    camera: np.ndarray  # int32 [N]
-    scene: np.ndarray  # int32 [N], -1 where the data set has none
-    night: np.ndarray  # int32 [N], -1 where the data set does not say
-    name: np.ndarray  # str [N]
-    flare_fraction: np.ndarray  # float32 [N, 2], share of saturated pixels of R and N
-    histogram_ratio: np.ndarray  # float32 [N, 2], the release's statistic of R and N
-
-    def __len__(self) -> int:
-        return len(self.identity)
-
-    def __getitem__(self, rows: slice) -> "Split":
-        """The split of these rows only, without a copy."""
-        labels = {
-            field.name: getattr(self, field.name)[rows]
-            for field in dataclasses.fields(self)
-            if field.name != "images"
-        }
-        return Split(images=self.images[:, rows], **labels)
+ORDER = ("train", "validation", "query", "gallery")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,92 +22,207 @@ class Dataset:
     """A data set ready for training and retrieval, with the protocol its scores belong to."""
 
     name: str
+    modalities: tuple[str, ...]  # the order of every modality axis
+    splits: Mapping[str, Split]
+    """train, validation (identities taken out of train), query, gallery, ..., as far as the data
+    set has them; without a split query the gallery queries, and both are one object."""
     protocol: Protocol
-    train: Split
-    query: Split
-    gallery: Split
-    validation: Split | None  # the last identities of train, held out; queries itself
+    folder: str = ""  # of the decoded files; "": arrays in memory
+
+    def split(self, name: str) -> Split:
+        """One split. Raises UserError where the data set has none of that name."""
+        if name not in self.splits:
+            has = ", ".join(self.splits) or "none"
+            raise UserError(
+                f'The data set {self.name} has no split "{name}" (it has: {has}), which this needs;'
+                " add it to the data set, or name another one in data.name."
+            )
+        return self.splits[name]
 
 
-def load(data: ConfigDict) -> Dataset:
+def load(data: ConfigDict, training: bool = True) -> Dataset:
     """The data set that the config section `data` names, at its image size.
 
     The first call prepares it below `data.prepared` and decodes it with all cores; a later one with
-    the same files and size opens memory maps. `validation_identities = k` takes the last k sorted
-    training identities out of train. Raises UserError, with exit code 2 where the set is missing.
+    the same files and size opens memory maps. Without
+    `training` the splits train and validation are neither read nor asked for.
+    `validation_identities = k` takes the last k training identities out of train. Every split gets
+    the label "flare", bool `[N, M]`. Raises UserError, with exit code 2 where the set is
+    missing.
     """
-    _check(data)
     start = time.time()
-    prepared = preparing.prepare(data.name, data.root, data.prepared, data.incomplete)
-    splits = prepared.builder.info.splits
-    protocol = prepared.builder.builder_config.protocol
-
-    def split(name: str, resize: str) -> Split:
-        return _decoded(prepared, name, tuple(data.image_size), resize)
-
-    train, validation = split("train", data.train_resize), None
-    if data.validation_identities:
-        first = _first_held_out(train.identity, data.validation_identities)
-        validation = split("train", data.test_resize)[first:]
-        train = train[:first]
-    gallery = split("gallery", data.test_resize)
-    query = split("query", data.test_resize) if "query" in splits else gallery
-    if query is gallery:
-        logging.info("%s has no query split: the whole gallery queries.", data.name)
-    dataset = Dataset(data.name, protocol, train, query, gallery, validation)
+    found = open_door(data.name)
+    if isinstance(found, type):
+        dataset = _from_files(data, training)
+    else:
+        dataset = _from_function(found, data, training)
+    # Each split is changed once, so that query and gallery stay one object where they are one.
+    changed = {id(split): _with_flare(split, data) for split in dataset.splits.values()}
+    names = sorted(dataset.splits, key=lambda name: ORDER.index(name) if name in ORDER else 9)
+    splits = {name: changed[id(dataset.splits[name])] for name in names}
+    dataset = dataclasses.replace(dataset, splits=splits)
+    protocol = dataset.protocol
     logging.info(
-        "Loaded %s (protocol %s, junk = same %s) from %s in %.1f s: %s.",
+        "Loaded %s (%s; protocol %s, junk = %s) %s in %.1f s: %s.",
         data.name,
+        ", ".join(dataset.modalities),
         protocol.name,
-        protocol.junk,
-        prepared.folder,
+        "none" if protocol.junk == "none" else f"same {protocol.junk}",
+        f"from {dataset.folder}" if dataset.folder else "from memory",
         time.time() - start,
-        ", ".join(f"{len(part)} {name}" for name, part in _parts(dataset).items()),
+        ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items()),
     )
     return dataset
 
 
 def describe(dataset: Dataset) -> str:
-    """A table of the splits: triplets, identities, cameras, flare share of R and N (luma > 5 %)."""
+    """A table of the splits: samples, identities, cameras, share of flared images (luma > 5 %)."""
+    flaring = [m for m in dataset.modalities if m in flare.MODALITIES]
+    header = ("split", "samples", "identities", "cameras", *(f"flare {m}" for m in flaring))
+    widths = [max(12, len(title) + 2) for title in header]
     lines = [f"{dataset.name}, protocol {dataset.protocol.name}"]
-    header = ("split", "triplets", "identities", "cameras", "flare R", "flare N")
-    lines.append("".join(f"{title:>12}" for title in header))
-    for name, split in _parts(dataset).items():
-        flared = flare.labels(
-            split.flare_fraction,
-            split.histogram_ratio,
-            statistic="luma",
-            rule="per_modality",
-            threshold=0.05,
+    table = [header]
+    for name, split in dataset.splits.items():
+        flared = _flared(split, statistic="luma", rule="per_modality", threshold=0.05)
+        counts = (
+            len(split),
+            len(np.unique(split.identity)),
+            len(np.unique(split.labels["camera"])),
         )
-        visible, near_infrared = flared.mean(axis=0)
-        counts = (len(split), len(np.unique(split.identity)), len(np.unique(split.camera)))
-        numbers = "".join(f"{count:>12}" for count in counts)
-        lines.append(f"{name:>12}{numbers}{visible:>12.1%}{near_infrared:>12.1%}")
+        shares = [
+            f"{flared[split.present[column], column].mean():.1%}" if present.any() else "-"
+            for column, present in enumerate(split.present)
+            if dataset.modalities[column] in flaring
+        ]
+        table.append((name, *map(str, counts), *shares))
+    lines += [
+        "".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in table
+    ]
     return "\n".join(lines)
 
 
-def _parts(dataset: Dataset) -> dict[str, Split]:
-    parts = {name: getattr(dataset, name) for name in ("train", "validation", "query", "gallery")}
-    return {name: part for name, part in parts.items() if part is not None}
+def _from_files(data: ConfigDict, training: bool) -> Dataset:
+    prepared = preparing.prepare(data.name, data.root, data.prepared, data.incomplete)
+    stored = prepared.builder.info.splits
+
+    def split(name: str, resize: str) -> Split:
+        return decoded.split(prepared, name, tuple(data.image_size), resize)
+
+    splits = {}
+    if "train" in stored and training:
+        train = split("train", data.train_resize)
+        first = _first_held_out(train.identity, data.validation_identities)
+        splits["train"] = train[:first]
+        if first < len(train):
+            splits["validation"] = split("train", data.test_resize)[first:]
+    for name in stored:
+        if name != "train":
+            splits[name] = split(name, data.test_resize)
+    protocol = prepared.protocol
+    if "query" not in stored and "gallery" in stored and protocol.query.split == "query":
+        logging.info("%s has no query split: every gallery sample is a query.", data.name)
+        splits["query"] = splits["gallery"]
+    return Dataset(
+        data.name,
+        prepared.builder.modalities,
+        splits,
+        protocol,
+        str(prepared.folder),
+    )
 
 
-def _check(data: ConfigDict) -> None:
-    for field in ("train_resize", "test_resize"):
-        if data[field] not in RESIZE:
-            known = " or ".join(f'"{name}"' for name in RESIZE)
-            raise UserError(f'data.{field} is "{data[field]}" and must be {known}.')
-    size = tuple(data.image_size)
-    if len(size) != 2 or min(size) < 1:
-        raise UserError(f"data.image_size is {size} and must be (height, width) in pixels.")
-    if data.validation_identities < 0:
+def _from_function(found, data: ConfigDict, training: bool) -> Dataset:
+    """The data set that the user's function returned, checked."""
+    door.check_call(found, f"The function {data.name} (data.name)", "load(config.data)", data)
+    made = found(data)
+    for field in ("modalities", "splits", "protocol"):
+        if not hasattr(made, field):
+            raise UserError(
+                f"The function {data.name} (data.name) returned {type(made).__name__} without "
+                f'"{field}"; it must return a facenet_jax.inputs.dataset.Dataset.'
+            )
+    if not isinstance(made.protocol, Protocol):
         raise UserError(
-            f"data.validation_identities is {data.validation_identities} and must be 0 or more."
+            f"The protocol of {data.name} (data.name) is a {type(made.protocol).__name__}, not a "
+            "data_tfds.samples.Protocol."
         )
+    for name, split in made.splits.items():
+        _check(split, tuple(made.modalities), f"The split {name} of {data.name} (data.name)")
+    splits = dict(made.splits)
+    train = splits.get("train")
+    if train is not None and "validation" not in splits:
+        first = _first_held_out(train.identity, data.validation_identities)
+        if first < len(train):
+            splits |= {"train": train[:first], "validation": train[first:]}
+    if "gallery" in splits and "query" not in splits:
+        splits["query"] = splits["gallery"]
+    if not training:
+        splits = {k: split for k, split in splits.items() if k not in ("train", "validation")}
+    return Dataset(data.name, tuple(made.modalities), splits, made.protocol)
+
+
+def _check(split: Split, modalities: tuple[str, ...], what: str) -> None:
+    """Raises UserError for arrays that do not fit each other."""
+    samples, columns = len(split.identity), len(modalities)
+    if split.modalities != modalities:
+        raise UserError(f"{what} has the modalities {split.modalities}, the data set {modalities}.")
+    if split.rows.shape != (columns, samples):
+        raise UserError(
+            f"{what} has rows of shape {split.rows.shape} for {columns} modalities and {samples} "
+            "samples; give one row for each."
+        )
+    for modality, rows in zip(modalities, split.rows, strict=True):
+        images = split.images[modality]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise UserError(
+                f"{what} has {modality} images of {images.dtype} {images.shape}; they must be "
+                "uint8 [N, H, W, 3]."
+            )
+        if rows.max(initial=-1) >= len(images):
+            raise UserError(
+                f"{what} names row {rows.max()} of its {len(images)} {modality} images."
+            )
+    for label in ("camera", "flare_fraction", "histogram_ratio"):
+        if label not in split.labels:
+            raise UserError(
+                f"{what} has no label {label}; make the split with "
+                "data_tfds.arrays.split_of, which adds it."
+            )
+    columns = {"identity_name": split.identity_name, "name": split.name, **split.labels}
+    for name, values in columns.items():
+        if len(values) != samples:
+            raise UserError(f"{what} has {len(values)} of {name} and {samples} samples.")
+    if (np.diff(split.identity) < 0).any():
+        raise UserError(f"{what} is not sorted by identity; sort it.")
+
+
+def _with_flare(split: Split, data: ConfigDict) -> Split:
+    if "flare" in split.labels:  # labelled by the user's function
+        return split
+    labels = _flared(
+        split,
+        statistic=data.flare_statistic,
+        rule=data.flare_rule,
+        threshold=data.flare_threshold,
+    )
+    return dataclasses.replace(split, labels={**split.labels, "flare": labels})
+
+
+def _flared(split: Split, **options) -> np.ndarray:
+    return flare.labels(
+        split.labels["flare_fraction"],
+        split.labels["histogram_ratio"],
+        split.modalities,
+        present=split.present.T,
+        **options,
+    )
 
 
 def _first_held_out(identity: np.ndarray, count: int) -> int:
-    """Row of the first triplet of the last `count` identities; rows are sorted by identity."""
+    """Row of the first sample of the last `count` identities; rows are sorted by identity."""
+    if count == 0:
+        return len(identity)
     identities = np.unique(identity)
     if count >= len(identities):
         raise UserError(
@@ -158,75 +230,3 @@ def _first_held_out(identity: np.ndarray, count: int) -> int:
             f"{len(identities)} identities; hold out fewer."
         )
     return int(np.searchsorted(identity, identities[-count]))
-
-
-def _decoded(prepared: preparing.Prepared, split: str, size: tuple[int, int], resize: str) -> Split:
-    """One split at one size, from its cache in the prepared folder or decoded into it."""
-    height, width = size
-    folder = prepared.folder / "decoded"
-    images, labels = folder / f"{split}-{height}x{width}-{resize}.npy", folder / f"{split}.npz"
-    if not (images.exists() and labels.exists()):
-        with preparing.writing(prepared.folder.parent):
-            folder.mkdir(exist_ok=True)
-            if not (images.exists() and labels.exists()):
-                _decode(prepared, split, size, resize, images, labels)
-    with preparing.reading(prepared.folder), np.load(labels) as columns:
-        found = Split(images=np.load(images, mmap_mode="r"), **columns)
-        if len(found) != found.images.shape[1]:
-            raise ValueError(f"{found.images.shape[1]} images and {len(found)} labels of {split}")
-        return found
-
-
-def _decode(
-    prepared: preparing.Prepared,
-    split: str,
-    size: tuple[int, int],
-    resize: str,
-    images: pathlib.Path,
-    labels: pathlib.Path,
-) -> None:
-    """Decode a split on all cores straight into a memory map; both files appear only when whole."""
-    skip = {name: tfds.decode.SkipDecoding() for name in prepared.builder.IMAGES}
-    with preparing.quiet():
-        source = prepared.builder.as_data_source(split, decoders=skip)
-    draft = images.with_name(f"{preparing.INCOMPLETE}{images.name}")
-    array = np.lib.format.open_memmap(
-        draft, mode="w+", dtype=np.uint8, shape=(len(BANDS), len(source), *size, 3)
-    )
-    _allocate(draft)
-
-    def row(index: int) -> dict:
-        with preparing.reading(prepared.folder):
-            example = source[index]
-        encoded = [example.pop(name) for name in prepared.builder.IMAGES]
-        for band, image in enumerate(_open(prepared.builder, encoded)):
-            array[band, index] = image.resize(size[::-1], RESIZE[resize])
-        return example
-
-    columns = collections.defaultdict(list)
-    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
-        rows = pool.map(row, range(len(source)))
-        title = f"decoding {split}"
-        for example in tqdm.tqdm(rows, title, len(source), unit=" triplets", mininterval=1.0):
-            for name, value in example.items():
-                columns[name].append(value)
-    array.flush()
-    names = np.array([name.decode() for name in columns["name"]])
-    numbers = {name: np.array(columns[name], dtype) for name, dtype in LABELS.items()}
-    label_draft = labels.with_name(f"{preparing.INCOMPLETE}{labels.name}")
-    with label_draft.open("wb") as file:
-        np.savez(file, name=names, **numbers)
-    label_draft.rename(labels)
-    draft.rename(images)
-
-
-def _allocate(path: pathlib.Path) -> None:
-    """Take the disk space of a file now: a map into a sparse file on a full disk is a crash."""
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
-def _open(builder, encoded: list[bytes]) -> list[Image.Image]:
-    images = [Image.open(io.BytesIO(data)).convert("RGB") for data in encoded]
-    return builder.tiles(images[0], "a prepared image") if len(images) == 1 else images

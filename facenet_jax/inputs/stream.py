@@ -1,7 +1,8 @@
-"""Images that the devices have no room for: read from disk, batch by batch, ahead of their steps.
+"""Images that do not fit in device memory: read from disk in batches, ahead of their steps.
 
-A `Streamed` takes the place of a `Resident`: the same plan, the same batches, the same numbers to
-the last bit. Where a stream stands is the number of steps done, so a run resumes as a resident one.
+An `OnDiskSplit` takes the place of a resident `DeviceSplit`: the same plan, the same batches, the
+same numbers to the last bit. The position of a stream is the number of steps done, so a run
+resumes as a resident one.
 """
 
 import contextlib
@@ -17,29 +18,27 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from facenet_jax.step import Resident, Window
+from facenet_jax.inputs.device import DeviceSplit
 
 IN_FLIGHT = 3
-"""Windows at once: one that the device reads, one that waits for it, one being filled."""
-
-LABELS = [field.name for field in dataclasses.fields(Resident) if field.name != "images"]
+"""Windows in memory at once: one in use by the device, one ready, one being filled."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Streamed:
+class OnDiskSplit:
     """A split with its labels on the devices and its images on disk."""
 
-    labels: Resident  # without images
-    images: tuple[np.ndarray, ...]  # uint8 [M, N_i, H, W, 3]; rows count on from one to the next
+    labels: DeviceSplit  # without images
+    images: tuple[tuple[np.ndarray, ...], ...]  # for each modality arrays uint8 [N_i, H, W, 3]
 
     @property
-    def flare(self) -> jax.Array:
-        """Flare labels [N, 2] bool."""
-        return self.labels.flare
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, 3)."""
+        return self.images[0][0].shape[1:]
 
 
 class OnDisk:
-    """An array that other processes get as a place in its file, where it is a memory map."""
+    """An array that is pickled as a position in its file, where it is a memory map."""
 
     def __init__(self, array: np.ndarray):
         self.array = array
@@ -48,60 +47,71 @@ class OnDisk:
         view = self.array
         if not isinstance(view, np.memmap):
             return OnDisk, (view,)
-        whole = view
-        while isinstance(whole.base, np.memmap):
-            whole = whole.base
-        start = view.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
-        file = (str(whole.filename), whole.dtype.str, whole.offset, whole.shape)
+        file_map = view
+        while isinstance(file_map.base, np.memmap):
+            file_map = file_map.base
+        start = view.__array_interface__["data"][0] - file_map.__array_interface__["data"][0]
+        file = (str(file_map.filename), file_map.dtype.str, file_map.offset, file_map.shape)
         return reopen, (file, start, view.shape, view.strides)
 
 
 def reopen(file: tuple, start: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> OnDisk:
     """The array that an `OnDisk` was pickled from."""
-    name, dtype, offset, whole = file
-    buffer = np.memmap(name, dtype, "r", offset, whole)
+    name, dtype, offset, length = file
+    buffer = np.memmap(name, dtype, "r", offset, length)
     return OnDisk(np.ndarray(shape, dtype, buffer, start, strides))
 
 
 class Batches:
-    """A Grain source whose element is the images uint8 [M, B, H, W, 3] of one step."""
+    """A Grain source whose element is the images uint8 [M, B, H, W, 3] of one step.
 
-    def __init__(self, images: Sequence[np.ndarray], rows: np.ndarray):
-        self.parts = [OnDisk(part) for part in images]
+    The rows of a modality are numbered through all of its arrays; row -1 gives a black image.
+    """
+
+    def __init__(self, images: Sequence[Sequence[np.ndarray]], rows: np.ndarray):
+        self.parts = [[OnDisk(part) for part in parts] for parts in images]
         self.rows = rows  # [steps, M, B]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, step: int) -> np.ndarray:
-        rows, shape = self.rows[step], self.parts[0].array.shape
-        batch, first = np.empty((*rows.shape, *shape[2:]), np.uint8), 0
-        for part in (part.array for part in self.parts):
-            here = (rows >= first) & (rows < first + part.shape[1])
-            band, _ = np.nonzero(here)
-            batch[here] = part[band, rows[here] - first]
-            first += part.shape[1]
+        rows, shape = self.rows[step], self.parts[0][0].array.shape[1:]
+        batch = np.zeros((*rows.shape, *shape), np.uint8)
+        for images, row, parts in zip(batch, rows, self.parts, strict=True):
+            first = 0
+            for part in (part.array for part in parts):
+                inside = (row >= first) & (row < first + len(part))
+                images[inside] = part[row[inside] - first]
+                first += len(part)
         return batch
 
 
-class Stream:
-    """Called with a number of steps: the `Window` of the next so many, at most `length`.
+class Prefetcher:
+    """prefetcher(count) -> a `DeviceSplit` with the window of the next `count` batches.
 
     `rows` [S, M, B] is the plan, of which the steps from `start` on are read; each process reads
-    the columns of its own devices. `workers` processes read ahead, or threads of this one for 0.
+    the columns of its own devices. A window holds up to `length` batches. `workers` processes read
+    ahead, or threads of this one for 0.
     """
 
     def __init__(
-        self, data: Streamed, rows: np.ndarray, length: int, mesh: Mesh, workers: int, start: int
+        self,
+        data: OnDiskSplit,
+        rows: np.ndarray,
+        length: int,
+        mesh: Mesh,
+        workers: int,
+        start: int,
     ):
         self.labels, self.length, self.step = data.labels, length, start
-        self.bands = rows.shape[1]
-        self.shape = (length, rows.shape[2], *data.images[0].shape[2:])
+        self.modalities = rows.shape[1]
+        self.shape = (length, rows.shape[2], *data.image_shape)
         self.sharding = NamedSharding(mesh, P(None, "data"))
         mine = self.sharding.addressable_devices_indices_map(self.shape).values()
         self.columns = np.unique(np.concatenate([np.arange(rows.shape[2])[i[1]] for i in mine]))
         if workers and not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain asks flags of its own, also in a notebook
+            flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own, also in a notebook
         source = Batches(data.images, rows[start:, :, self.columns])
         threads, ahead = 1 if workers else 4, -(-length // max(1, workers))
         batches = grain.MapDataset.source(source).to_iter_dataset(
@@ -115,18 +125,18 @@ class Stream:
             batches = experimental.WithOptionsIterDataset(batches, piped).mp_prefetch(options)
         self.batches = iter(batches)
 
-    def __call__(self, count: int) -> Window:
-        """The next `count` <= K batches on the devices; what else the window holds is noise."""
+    def __call__(self, count: int) -> DeviceSplit:
+        """The next `count` <= length batches on the devices; the rest is undefined."""
         local = (self.length, len(self.columns), *self.shape[2:])
         # New memory each time: the transfer of the last window may still be under way.
-        bands = [np.empty(local, np.uint8) for _ in range(self.bands)]
+        windows = [np.empty(local, np.uint8) for _ in range(self.modalities)]
         for step in range(self.step, self.step + count):
-            for band, images in zip(bands, next(self.batches), strict=True):
-                band[step % self.length] = images
+            for window, images in zip(windows, next(self.batches), strict=True):
+                window[step % self.length] = images
         self.step += count
-        return window(self.labels, tuple(self.put(band) for band in bands))
+        return with_window(self.labels, tuple(self.device_put(window) for window in windows))
 
-    def put(self, local: np.ndarray) -> jax.Array:
+    def device_put(self, local: np.ndarray) -> jax.Array:
         """The columns of this process as its part of an array over all devices."""
 
         def piece(index: tuple[slice, ...]) -> np.ndarray:
@@ -141,41 +151,44 @@ class Stream:
         self.batches.close()
 
 
-def feed(
-    data: Resident | Streamed,
+def open_reader(
+    data: DeviceSplit | OnDiskSplit,
     rows: np.ndarray,
     length: int,
     mesh: Mesh,
     *,
     workers: int = 0,
     start: int = 0,
-) -> contextlib.AbstractContextManager[Callable[[int], Resident]]:
-    """A context with what a chunk of steps reads, by their number: `data` itself, or windows of it.
+) -> contextlib.AbstractContextManager[Callable[[int], DeviceSplit]]:
+    """A context manager that gives read(count): the data of the next `count` steps.
+
+    That is `data` itself where it is resident, or else a window.
 
     Args:
         data: a split.
-        rows: the whole plan, int [S, M, B].
+        rows: the plan of all steps, int [S, M, B].
         length: most steps of one call, K.
         mesh: the devices.
         workers: processes that read; 0: threads of this one.
         start: the step that the first call is for.
     """
-    if isinstance(data, Resident):
+    if isinstance(data, DeviceSplit):
         return contextlib.nullcontext(lambda count: data)
-    return contextlib.closing(Stream(data, rows, length, mesh, workers, start))
+    return contextlib.closing(Prefetcher(data, rows, length, mesh, workers, start))
 
 
-def shapes(data: Resident | Streamed, length: int, batch: int, mesh: Mesh) -> Resident:
-    """What `feed` gives for `data`, images as shapes where they stream: enough to compile with."""
-    if isinstance(data, Resident):
+def shapes(data: DeviceSplit | OnDiskSplit, length: int, batch: int, mesh: Mesh) -> DeviceSplit:
+    """What a reader gives for `data`, to compile with: streamed images as shapes."""
+    if isinstance(data, DeviceSplit):
         return data
-    image = data.images[0].shape[2:]
-    band = jax.ShapeDtypeStruct(
-        (length, batch, *image), np.uint8, sharding=NamedSharding(mesh, P(None, "data"))
+    window = jax.ShapeDtypeStruct(
+        (length, batch, *data.image_shape),
+        np.uint8,
+        sharding=NamedSharding(mesh, P(None, "data")),
     )
-    return window(data.labels, (band,) * len(data.images[0]))
+    return with_window(data.labels, (window,) * len(data.images))
 
 
-def window(labels: Resident, images: tuple) -> Window:
+def with_window(labels: DeviceSplit, images: tuple) -> DeviceSplit:
     """The labels of a split with the images of a window."""
-    return Window(images=images, **{name: getattr(labels, name) for name in LABELS})
+    return dataclasses.replace(labels, images=images, windowed=True)

@@ -1,27 +1,103 @@
-"""FACENet: three ViT branches, of which thermal lends tokens to the two that flare has blinded.
+"""FACENet: three branches; where flare hides visible or near-infrared, thermal tokens help.
 
 Zheng et al., "Flare-Aware Cross-modal Enhancement Network for Multi-spectral Vehicle
 Re-identification", Information Fusion 2024. The fields of `FACENet` cover the paper's equations and
 what the authors' release computes; docs/fidelity.md lists where the two differ.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 
-from data_tfds.samples import BANDS
+from data_tfds.errors import UserError
+from data_tfds.samples import NEAR_INFRARED, THERMAL, VISIBLE
+from facenet_jax.losses import divergence, identity
+from facenet_jax.models import three_stream, vit
+from facenet_jax.models.backbones import stack
+from facenet_jax.models.base import Model
 from facenet_jax.models.layers import BatchNorm, Dense, LayerNorm, attention, xavier
-from facenet_jax.models.vit import LastBlock, Trunk, stacked
-from facenet_jax.types import Outputs
+from facenet_jax.models.three_stream import ThreeStream
+from facenet_jax.options import Option, Options, above, between, finite, one_of, switch, whole
+from facenet_jax.types import Batch, DataSpec, Outputs
+
+OWN_OPTIONS: Options = {
+    "mfmp": {
+        "enabled": Option(True, "False: masks come from the trunk's own tokens", switch()),
+        "heads": Option(1, "of the attention", whole(1, 1024)),
+        "head_width": Option(0, "0: the width of the tokens", whole(0, 65536)),
+        "split": Option("heads", "windows: as the release", one_of("heads", "windows")),
+        "norms": Option(1, "LayerNorms on the query; the release has 2", one_of(1, 2)),
+        "norm_epsilon": Option(1e-6, "of these", above(0)),
+        "dropout": Option(0.0, "rate behind the attention", between(0, 0.999)),
+        "initializer": Option("zero_out", "torch: as the release", one_of("zero_out", "torch")),
+    },
+    "fce": {
+        "enabled": Option(True, "False: no token is replaced", switch()),
+        "mask": Option("soft", "g of Eq. 4", one_of("soft", "hard", "straight_through")),
+        "mask_bias": Option(
+            -4.0, "added to M before the mask; negative: masks start nearly closed", finite()
+        ),
+        "keep": Option(
+            "own", "own: 1 - m of the modality itself | the release", one_of("own", "near_infrared")
+        ),
+        "gate": Option("sample", "batch: as the release", one_of("sample", "batch")),
+    },
+    "flare_heads": Option(True, "needed for the losses mask_kl and flare", switch()),
+}
+
+LOSSES: Mapping[str, Mapping[str, Any]] = {
+    "id": {"term": "id"},
+    "triplet": {"term": "triplet"},
+    "mask_kl": {"term": "mask_kl"},
+    "mc": {"term": "mc"},
+    "flare": {"term": "flare", "weight": 0.0},
+    # 3M, HC and CdC, which Table 5 compares with MC.
+    "mmm": {"term": "mmm", "weight": 0.0},
+    "hc": {"term": "hc", "weight": 0.0},
+    "cdc": {"term": "cdc", "weight": 0.0},
+}
+
+NO_WEIGHTS = vit.NO_WEIGHTS
+
+MODALITIES = (VISIBLE, NEAR_INFRARED, THERMAL)
+"""R, N, T: the first two can be flared; their tokens are then mixed with those of the third."""
+
+
+def mask_kl(
+    outputs: Outputs, batch: Batch, *, reduction: Literal["sample", "batch"] = "sample"
+) -> jax.Array:
+    """The smaller KL divergence of the two flare heads' distributions (FACENet Eq. 7)."""
+    return divergence.min_kl(*outputs.extras["flare_logits"], reduction, both_present(batch))
+
+
+def flare(
+    outputs: Outputs, batch: Batch, *, label_smoothing: Annotated[float, between(0, 1)] = 0.0
+) -> jax.Array:
+    """Cross-entropy of the flare heads against the flare labels, summed over both: an extension."""
+    labels = batch.labels["flare"][:2].astype(jnp.int32)
+    both = zip(outputs.extras["flare_logits"], labels, strict=True)
+    present = both_present(batch)
+    return sum(identity.cross_entropy(x, label, label_smoothing, present) for x, label in both)
+
+
+def both_present(batch: Batch) -> jax.Array | None:
+    """In which samples [B] R and N both have an image, which masks are made of; None: in all."""
+    return None if batch.present is None else batch.present[0] & batch.present[1]
+
+
+TERMS = {"mask_kl": mask_kl, "flare": flare}
 
 
 class MFMP(nn.Module):
     """Mutual Flare Mask Prediction of one direction: M_a = softmax(Q K^T / sqrt(d)) V W_O + a.
 
-    Eq. 1 and 2. Q comes from LN(a), K and V from the other band b as it is. W_O starts at zero, so
-    that M = a at first, unless `initializer` is "torch". The release's "heads" are not heads: its
+    Eq. 1 and 2. Q comes from LN(a), K and V from the other modality b as it is. W_O starts at zero,
+    so that M = a at first, unless `initializer` is "torch". The release's "heads" are no heads: its
     reshape without a transpose makes each of them a window of n / heads consecutive tokens (`split`
     = "windows"); "heads" is plain multi-head attention over all tokens.
     """
@@ -71,17 +147,17 @@ class MFMP(nn.Module):
 
 
 class FCE(nn.Module):
-    """Flare-aware Cross-modal Enhancement: thermal tokens where the mask says flare.
+    """Flare-aware Cross-modal Enhancement: thermal tokens where the mask is on.
 
     Eq. 4: patches_a' = m_a * patches_T + keep_a * patches_a with m_a = g(M_a) and keep_a = 1 - m_a,
     for the samples whose delta_a is 1; the others pass unchanged, as do class tokens. g is "soft"
     (sigmoid(M + bias)), "hard" (M + bias > 0) or "straight_through" (hard, with the gradient of
-    soft). The release keeps by the near-infrared mask in both bands (`keep` = "near_infrared") and
-    switches the whole batch as soon as one sample is flared (`gate` = "batch").
+    soft). The release keeps by the near-infrared mask in both modalities (`keep` = "near_infrared")
+    and switches the whole batch as soon as one sample is flared (`gate` = "batch").
     """
 
     mask: str  # "soft" | "hard" | "straight_through"
-    mask_bias: float  # added to M: negative values favour the band's own tokens
+    mask_bias: float  # added to M: negative values favour the modality's own tokens
     keep: str  # "own" | "near_infrared"
     gate: str  # "sample" | "batch"
 
@@ -117,104 +193,106 @@ class FCE(nn.Module):
 class FlareHead(nn.Module):
     """Two flare logits from a class token and a predicted mask: S_M of Eq. 7, in training only."""
 
-    heads: int
-    drop_rate: float
-    dtype: jnp.dtype
-    attention: str
+    head: functools.partial  # of the backbone
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, train: bool) -> jax.Array:
-        """[class token ; M_a] [B, 1+n, D] to logits [B, 2] float32."""
-        last = LastBlock(self.heads, self.drop_rate, self.dtype, self.attention)
+    def __call__(
+        self, tokens: jax.Array, train: bool, present: jax.Array | None = None
+    ) -> jax.Array:
+        """[class token ; M_a] [B, 1+n, D] to logits [B, 2] float32; `present` [B] or None: all."""
+        last = self.head()
         nn.share_scope(self, last)  # parameters flare_head/block, flare_head/norm
-        feature = BatchNorm(name="neck")(last(tokens, train), train)
+        feature = BatchNorm(name="neck")(last(tokens, train), train, present)
         return Dense(
             2, use_bias=False, kernel_init=nn.initializers.normal(0.001), name="classifier"
         )(feature)
 
 
-class FACENet(nn.Module):
+class FACENet(ThreeStream):
     """The network of the paper, and every ablation of its Tables 3 and 11, by fields."""
 
-    identities: int
-    width: int
-    depth: int
-    heads: int
-    patch: int
-    stride: int
-    drop_path: float  # of the last block; the first has 0
-    shared_trunk: bool
-    mfmp: Mapping | None  # the fields of MFMP, None: masks come from the trunk's own patches
-    fce: Mapping | None  # the fields of FCE, None: no token is replaced
-    flare_heads: bool
-    classifier_std: float  # of the random weights that the classifiers start from
-    neck_feature: str  # what is matched: "before" | "after" the BatchNorm
-    dtype: jnp.dtype
-    attention: str
-    remat: str
-    unroll: int
+    mfmp: Mapping | None = None  # the fields of MFMP, None: masks come from the trunk's own patches
+    fce: Mapping | None = None  # the fields of FCE, None: no token is replaced
+    flare_heads: bool = True
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, flare: jax.Array, bands: Sequence[str], train: bool
-    ) -> Outputs:
-        """Outputs for images [M, B, H, W, 3] of the named bands and flare labels [B, 2].
+    def exchange(
+        self, tokens: jax.Array, batch: Batch, modalities: Sequence[str], train: bool
+    ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        """(tokens [3, B, 1+n, D] after MFMP and FCE, their intermediate results by name).
 
-        MFMP and FCE need all three bands; with fewer, each band is embedded by its branch alone.
+        MFMP and FCE need all three modalities; with fewer, each is embedded by its branch alone,
+        and so is each of a sample that lacks an image.
         """
-        rates = [self.drop_path * i / max(self.depth - 1, 1) for i in range(self.depth)]
-        block = {"heads": self.heads, "dtype": self.dtype, "attention": self.attention}
-        head = {**block, "drop_rate": rates[-1]}
-
-        trunk = stacked(Trunk, in_axes=(0, None), copies=not self.shared_trunk)(
-            **block,
-            width=self.width,
-            depth=self.depth - 1,
-            patch=self.patch,
-            stride=self.stride,
-            drop_rates=tuple(rates[:-1]),
-            remat=self.remat,
-            unroll=self.unroll,
-            name="trunk",
-        )
-        tokens = trunk(images, train)  # [M, B, 1+n, D]
-
-        extras = {}
-        if tuple(bands) == BANDS:
-            tokens, extras = self.enhance(tokens, flare, head, train)
-
-        features = stacked(LastBlock, in_axes=(0, None))(**head, name="last")(tokens, train)
-        necks = stacked(BatchNorm, in_axes=(0, None))(name="neck")(features, train)
-        classifier = stacked(Dense, in_axes=(0,))(
-            self.identities,
-            use_bias=False,
-            kernel_init=nn.initializers.normal(self.classifier_std),
-            name="classifier",
-        )
-        logits = classifier(necks)  # [M, B, C]
-        matched = features if self.neck_feature == "before" else necks
-        return Outputs(
-            features=dict(zip(bands, features, strict=True)),
-            logits=dict(zip(bands, logits, strict=True)),
-            embedding=jnp.concatenate(list(matched), axis=-1),
-            extras=extras,
-        )
-
-    def enhance(self, tokens, flare, head, train):
-        """(tokens [3, B, 1+n, D] after MFMP and FCE, what they computed on the way by name)."""
+        if tuple(modalities) != MODALITIES:
+            return tokens, {}
         own, thermal = tokens[:2], tokens[2]
+        delta = batch.labels["flare"][:2].T  # [B, 2]
+        if batch.present is not None:
+            delta = delta & batch.present.all(axis=0)[:, None]
         extras = {"trunk": tokens}
         predicted = own[:, :, 1:]
         if self.mfmp is not None:
-            mfmp = stacked(MFMP, in_axes=(0, 0, None))(**self.mfmp, dtype=self.dtype, name="mfmp")
+            fields = {**self.mfmp, "head_width": self.mfmp["head_width"] or own.shape[-1]}
+            mfmp = functools.partial(MFMP, **fields, dtype=self.backbone.dtype)
+            mfmp = stack(mfmp, in_axes=(0, 0, None))(name="mfmp")
             predicted = mfmp(predicted, predicted[::-1], train)
         extras["mfmp"] = predicted
         if self.fce is not None:
-            own = FCE(**self.fce, name="fce")(own, thermal, predicted, flare)
+            own = FCE(**self.fce, name="fce")(own, thermal, predicted, delta)
             extras["fce"] = own
         if self.flare_heads and (train or self.is_initializing()):
-            # The head sees the class token as the trunk left it; FCE does not touch it anyway.
+            # The class token of the trunk; FCE changes patch tokens only.
             marked = jnp.concatenate([tokens[:2, :, :1], predicted], axis=2)
-            flare_head = stacked(FlareHead, in_axes=(0, None))(**head, name="flare_head")
-            extras["flare_logits"] = flare_head(marked, train)  # [2, B, 2]
+            head = functools.partial(FlareHead, self.backbone.head)
+            flare_head = stack(head, in_axes=(0, None, None))(name="flare_head")
+            extras["flare_logits"] = flare_head(marked, train, both_present(batch))  # [2, B, 2]
         return jnp.concatenate([own, thermal[None]]), extras
+
+
+def options(choices: Mapping[str, Any]) -> Options:
+    """The options of `config.model`: those of the baseline and these."""
+    return {**three_stream.options(choices), **OWN_OPTIONS}
+
+
+def problems(config: ml_collections.ConfigDict) -> list[str]:
+    """What does not fit together in a config, a clause each."""
+    found = three_stream.problems(config)
+    needing = [
+        label
+        for label, section in config.losses.items()
+        if section.weight and section.term in ("mask_kl", "flare")
+    ]
+    if needing and not config.model.flare_heads:
+        found.append(
+            f"config.losses.{needing[0]}.weight is {config.losses[needing[0]].weight} but "
+            "config.model.flare_heads is False; switch the heads on or set the weight to 0"
+        )
+    return found
+
+
+def build(config: ml_collections.ConfigDict, spec: DataSpec) -> Model:
+    """FACENet with its parameters as named in docs/architecture.md.
+
+    Raises UserError for data with other modalities than visible, near-infrared and thermal.
+    """
+    if tuple(spec.modalities) != MODALITIES:
+        raise UserError(
+            f"The data set has the modalities {', '.join(spec.modalities)}, but FACENet needs "
+            f"{', '.join(MODALITIES)}; take config.model.name = 'three_stream' or a set that has "
+            "them."
+        )
+    mfmp, fce = config.mfmp.to_dict(), config.fce.to_dict()
+    use_mfmp, use_fce = mfmp.pop("enabled"), fce.pop("enabled")
+    network = functools.partial(
+        FACENet,
+        mfmp=mfmp if use_mfmp else None,
+        fce=fce if use_fce else None,
+        flare_heads=config.flare_heads,
+    )
+    return three_stream.streams(
+        config,
+        spec,
+        network,
+        fill={"flare_head": "head"} if config.flare_heads else {},
+        kept=("mfmp/", "flare_head/neck/", "flare_head/classifier/"),
+    )

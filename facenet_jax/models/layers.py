@@ -1,9 +1,12 @@
-"""The layers every model here is made of, and the one rule about number formats.
+"""The layers that all models share, and the one rule about number formats.
 
 Parameters, normalisation statistics and the residual stream are float32. `dtype` is the type that
 matrix products run in (float32 or bfloat16); each product's result is cast back where it meets the
 residual stream. Softmax runs in float32.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,7 +15,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 PRODUCT = "product"
-"""The name of what a `Dense` gives, for a rematerialisation that keeps just that."""
+"""The name of the results of `Dense`, for a rematerialisation that keeps only these."""
 
 normal_002 = nn.initializers.normal(0.02)
 # Scaled to the widths, as in the original JAX ViT; the 0.02 that the PyTorch ones use for every
@@ -52,7 +55,7 @@ class LayerNorm(nn.Module):
         shape = (1,) * (x.ndim - 1) + (-1,)
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:]).reshape(shape)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:]).reshape(shape)
-        # Two passes: the shortcut E[x^2] - E[x]^2 loses digits that parity tests look at.
+        # Two passes: the shortcut E[x^2] - E[x]^2 loses digits that parity tests check.
         x = x - x.mean(-1, keepdims=True)
         variance = jnp.square(x).mean(-1, keepdims=True)
         return x * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
@@ -64,11 +67,12 @@ class BatchNorm(nn.Module):
     y = scale (x - mean) / sqrt(var + 1e-5) + bias. The bias is 0 and never trained; it is kept with
     the statistics because an imported checkpoint may bring another. Training uses the biased
     variance of the whole batch and moves the running statistics by 0.1; the running variance takes
-    the unbiased one, as torch does.
+    the unbiased one, as torch does. Statistics are over the rows where `present` [B] is true, and
+    stay as they are where there is none.
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, present: jax.Array | None = None) -> jax.Array:
         """[B, D] to [B, D] float32."""
         width, x = x.shape[-1], x.astype(jnp.float32)
         scale = self.param("scale", nn.initializers.ones, (width,))
@@ -77,12 +81,34 @@ class BatchNorm(nn.Module):
         bias = self.variable("batch_stats", "bias", jnp.zeros, (width,))
         mu, sigma2 = mean.value, var.value
         if train and not self.is_initializing():
-            mu = x.mean(0)
-            sigma2 = jnp.square(x - mu[None]).mean(0)
-            unbiased = sigma2 * (x.shape[0] / max(x.shape[0] - 1, 1))
-            mean.value = 0.9 * mean.value + 0.1 * mu
-            var.value = 0.9 * var.value + 0.1 * unbiased
+            mu, sigma2, unbiased = statistics(x, present)
+            changed = 0.9 * mean.value + 0.1 * mu, 0.9 * var.value + 0.1 * unbiased
+            if present is not None:
+                same = mean.value, var.value
+                changed = (
+                    jnp.where(present.any(), a, b) for a, b in zip(changed, same, strict=True)
+                )
+            mean.value, var.value = changed
         return (x - mu[None]) * (scale * jax.lax.rsqrt(sigma2 + 1e-5))[None] + bias.value[None]
+
+
+def statistics(x: jax.Array, present: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(mean, biased variance, unbiased variance), each [D], of x [B, D].
+
+    Over the rows where `present` [B] is true; 0 where there is none.
+    """
+    if present is None:
+        mean = x.mean(0)
+        biased = jnp.square(x - mean[None]).mean(0)
+        return mean, biased, biased * (x.shape[0] / max(x.shape[0] - 1, 1))
+    rows, count = present[:, None], jnp.sum(present, dtype=jnp.float32)
+
+    def average(y: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(rows, y, 0.0), axis=0) / jnp.maximum(count, 1.0)
+
+    mean = average(x)
+    biased = average(jnp.square(x - mean[None]))
+    return mean, biased, biased * (count / jnp.maximum(count - 1.0, 1.0))
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -96,7 +122,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 def drop_path(key: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
-    """x [B, ...] with whole samples zeroed at `rate` and the others scaled by 1 / (1 - rate)."""
+    """x [B, ...] with each sample zeroed at `rate` and the others scaled by 1 / (1 - rate)."""
     shape = (x.shape[0],) + (1,) * (x.ndim - 1)
     keep = 1.0 - rate
     mask = jnp.floor(keep + jax.random.uniform(key, shape))
@@ -145,7 +171,7 @@ class Block(nn.Module):
     """A pre-norm transformer block: x + attention(LN x), then x + MLP(LN x), with exact GELU.
 
     `class_only` returns the class token alone: keys and values come from all tokens, everything
-    after them is computed for one. The result is the same and a last block costs a third.
+    after them is computed for one. Same class token at about a third of the FLOPs of a block.
     """
 
     heads: int
@@ -184,3 +210,19 @@ class Block(nn.Module):
         y = Dense(4 * width, dtype=self.dtype, name="fc1")(LayerNorm(name="norm2")(x))
         y = Dense(width, dtype=self.dtype, name="fc2")(gelu(y))
         return residual(x, y)
+
+
+def plain_block(
+    params: Mapping[str, Any], x: jax.Array, heads: int, class_only: bool = False
+) -> jax.Array:
+    """A `Block` in evaluation mode and float32 as a function, for code outside this folder.
+
+    [B, 1+n, D] to [B, 1+n or 1, D], with the parameter tree of the block.
+    """
+    block = Block(heads, False, jnp.float32, "xla", class_only)
+    return block.apply({"params": params}, x, jnp.float32(0), False)
+
+
+def plain_layer_norm(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
+    """`LayerNorm` with the parameters "scale" and "bias" as a function, like `plain_block`."""
+    return LayerNorm().apply({"params": params}, x)

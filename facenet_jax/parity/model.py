@@ -1,13 +1,11 @@
 """How far our code is from the authors' release, quantity by quantity: what check_parity.py prints.
 
-A golden directory holds what the release computed (shared golden/README.md). `model_rows` loads its
-checkpoint through our reader and runs our model, losses and training step on its images;
-`facenet_jax.parity_parts` compares the parts that need no FACENet. Both give rows.
+A golden directory holds what the release computed, as in tests/golden/tiny. `model_rows` loads its
+checkpoint through our reader and runs our model, losses and training step on its images; `parts`
+compares what needs no FACENet. Both give rows.
 """
 
 import dataclasses
-import json
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,79 +15,26 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from data_tfds.arrays import split_of
 from data_tfds.errors import UserError
-from data_tfds.samples import BANDS
-from facenet_jax import losses, models, optim
+from data_tfds.samples import NEAR_INFRARED, THERMAL, VISIBLE, Protocol
+from facenet_jax import models, objective, step
 from facenet_jax.inputs.augment import normalise
-from facenet_jax.models.vit import LastBlock, stacked
-from facenet_jax.step import Resident, Schedule, State, loss_terms, make_chunk, used_losses
-from facenet_jax.types import Batch, Outputs
+from facenet_jax.inputs.dataset import Dataset
+from facenet_jax.inputs.sampler import Plan
+from facenet_jax.losses import identity
+from facenet_jax.models.layers import plain_block, plain_layer_norm
+from facenet_jax.parity.rows import ARRAYS, Golden, Row, absent, compared, verdict
+from facenet_jax.run import Run, assemble, compile_step, on_devices
+from facenet_jax.runtime.mesh import replicate
+from facenet_jax.types import Batch, DataSpec, Outputs
 from facenet_jax.weights import facenet_release as interop
-from facenet_jax.weights.merge import flatten, read_checkpoint
+from facenet_jax.weights.merge import flatten
 
-ARRAYS = 2e-5  # of the largest reference value; arrays and losses
 GRADIENT_NORMS = 1e-4  # relative, plus a hundredth of it times the largest norm
 AFTER_STEPS = 3e-6  # losses and norms of the 5 steps: leaving out weight decay moves one by 6e-6
-SHORT = ("r", "n", "t")
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One quantity: errors, tolerance of the relative one, and what to think of it."""
-
-    name: str
-    absolute: float  # largest |difference|
-    relative: float  # that over the largest |reference|, or as the quantity's tolerance has it
-    tolerance: float
-    status: str  # "ok" | "FAIL" | "absent"
-
-
-def compared(name: str, ours: Any, reference: Any, tolerance: float) -> Row:
-    """The row of an array or a number."""
-    ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
-    if ours.shape != reference.shape:
-        return Row(f"{name} {ours.shape} {reference.shape}", np.inf, np.inf, tolerance, "FAIL")
-    absolute = float(np.abs(ours - reference).max(initial=0.0))
-    largest = float(np.abs(reference).max(initial=0.0))
-    relative = absolute / largest if largest else absolute
-    return Row(name, absolute, relative, tolerance, verdict(relative, tolerance))
-
-
-def verdict(error: float, tolerance: float) -> str:
-    """ "ok" or "FAIL"; a NaN fails."""
-    return "ok" if error <= tolerance else "FAIL"
-
-
-def absent(name: str) -> Row:
-    """The row of something that the directory does not have."""
-    return Row(name, np.nan, np.nan, np.nan, "absent")
-
-
-class Golden:
-    """The directory's files."""
-
-    def __init__(self, folder: pathlib.Path):
-        self.folder = folder
-
-    def arrays(self, name: str) -> Mapping[str, np.ndarray] | None:
-        """An .npz as a mapping, None where there is none."""
-        path = self.folder / name
-        return read_checkpoint(path) if path.exists() else None
-
-    def json(self, name: str) -> Any:
-        """The content of a .json file, None where there is none."""
-        path = self.folder / name
-        try:
-            return json.loads(path.read_text()) if path.exists() else None
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON ({error}); fetch it again") from error
-
-    def needed(self, name: str) -> Any:
-        """The content of a file without which there is nothing to compare."""
-        content = self.json(name) if name.endswith(".json") else self.arrays(name)
-        if content is None:
-            raise UserError(f"{self.folder} has no {name}; give a golden directory with --golden")
-        return content
+SHORT = {"r": VISIBLE, "n": NEAR_INFRARED, "t": THERMAL}
+"""The release's names of the modalities."""
 
 
 def recipe_named(recipes: Mapping[str, Any], name: str) -> Any:
@@ -127,28 +72,41 @@ class Twin:
         self.config.model.fce.mask_bias = -self.sizes.threshold
         self.model = self.build(self.config)
         self.images = self.arrays["images"].transpose(1, 0, 2, 3, 4)  # [M, B, H, W, 3]
-        self.labels = self.arrays["labels"].astype(np.int32)
+        self.identity = self.arrays["labels"].astype(np.int32)
+
+    @property
+    def spec(self) -> DataSpec:
+        """What the checkpoint was trained on, as far as it tells."""
+        size = tuple(self.config.data.image_size)
+        return DataSpec(tuple(SHORT.values()), size, self.sizes.identities)
 
     def build(self, config: ml_collections.ConfigDict) -> models.Model:
         """The model of `config` for the directory's image size and identities."""
-        return models.build(config.model, config.data.image_size, self.sizes.identities)
+        return models.build(config.model, self.spec)
 
-    def batch(self, flare: np.ndarray) -> Batch:
+    def flare(self, delta: np.ndarray) -> np.ndarray:
+        """Flare labels [B] that R and N share as labels [M, B] of all modalities."""
+        delta = np.asarray(delta, bool)
+        return np.stack([delta, delta, np.zeros_like(delta)])
+
+    def batch(self, delta: np.ndarray) -> Batch:
         """The directory's images with flare labels [B] that R and N share."""
-        nothing = jnp.zeros(len(self.labels), jnp.int32)
-        delta = jnp.repeat(jnp.asarray(flare, bool)[:, None], 2, axis=1)
-        images = normalise(jnp.asarray(self.images))
-        return Batch(images, jnp.asarray(self.labels), nothing, nothing, delta)
+        labels = {"flare": jnp.asarray(self.flare(delta))}
+        return Batch(normalise(jnp.asarray(self.images)), jnp.asarray(self.identity), labels)
 
     def evaluate(
         self,
-        flare: np.ndarray,
+        delta: np.ndarray,
         variables: Mapping[str, Any] | None = None,
         model: models.Model | None = None,
     ) -> Outputs:
-        """Outputs of our model, or of an ablated one, on `batch(flare)`."""
-        apply = jax.jit((model or self.model).apply, static_argnames=("train",))
-        return apply(variables or self.variables, self.batch(flare), train=False)[0]
+        """Outputs of our model, or of an ablated one, on `batch(delta)`."""
+        model, batch = model or self.model, self.batch(delta)
+        images = jnp.asarray(self.images)
+        outputs = jax.jit(step.outputs, static_argnums=(0, 4))
+        return outputs(
+            model, variables or self.variables, images, batch, tuple(model.spec.modalities)
+        )
 
 
 def model_rows(golden: Golden, recipes: Mapping[str, ml_collections.ConfigDict]) -> Iterator[Row]:
@@ -168,8 +126,8 @@ def forward_rows(twin: Twin, golden: Golden) -> Iterator[Row]:
     masks = np.concatenate([extras["trunk"][:2, :, :1], extras["mfmp"]], axis=2)
     tokens = {"tokens_before_last_block": extras["trunk"], "mfmp": masks, "fce": extras["fce"]}
     for kind, ours in tokens.items():
-        for band, value in zip(SHORT, ours, strict=False):
-            yield compared(f"{kind}_{band}", value, z[f"{kind}_{band}"], ARRAYS)
+        for short, value in zip(SHORT, ours, strict=False):
+            yield compared(f"{kind}_{short}", value, z[f"{kind}_{short}"], ARRAYS)
     for name, output in outputs.items():
         label = f"embedding_flare_{name}"
         yield compared(label, output.embedding, z[label], ARRAYS)
@@ -192,27 +150,41 @@ def training_rows(twin: Twin, golden: Golden) -> Iterator[Row]:
 
 def training_values(twin: Twin, params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(total loss, {the reference's name: our value}) in training mode."""
-    config, batch = twin.config, twin.batch(twin.arrays["flare"])
+    batch = twin.batch(twin.arrays["flare"])
     variables = {**twin.variables, "params": params}
     outputs, _ = twin.model.apply(variables, batch, train=True, key=jax.random.key(0))
-    extras, values = outputs.extras, {}
-    marked = jnp.concatenate([extras["trunk"][:2, :, :1], extras["mfmp"]], axis=2)
-    head = {name: params["flare_head"][name] for name in ("block", "norm")}
-    last = stacked(LastBlock, in_axes=(0, None))(twin.meta["heads"], 0.0, jnp.float32, "xla")
-    tokens = last.apply({"params": head}, marked, False)
-    for i, (short, band) in enumerate(zip(SHORT, BANDS, strict=True)):
-        logits, features = outputs.logits[band], outputs.features[band]
+    values = {}
+    tokens = flare_tokens(twin, params, outputs)
+    for i, (short, modality) in enumerate(SHORT.items()):
+        logits, features = outputs.logits[modality], outputs.features[modality]
         values |= {f"train_logits_{short}": logits, f"train_feat_{short}": features}
         if i < len(tokens):
             values[f"train_flare_token_{short}"] = tokens[i]
-            values[f"train_flare_logits_{short}"] = extras["flare_logits"][i]
-        identity = losses.cross_entropy(logits, batch.identity)
-        triplet = losses.batch_hard_triplet(features, batch.identity)
-        values |= {f"loss_id_{short}": identity, f"loss_total_{short}": identity + triplet}
-    terms = loss_terms(outputs, batch, used_losses(config), config.loss_options)
-    total = sum(config.losses[name] * value for name, value in terms.items())
-    values |= {"loss_kl": terms["mask_kl"], "loss_mc": terms["mc"], "loss_total": total}
-    return total, values
+            values[f"train_flare_logits_{short}"] = outputs.extras["flare_logits"][i]
+        cross_entropy = identity.cross_entropy(logits, batch.identity)
+        triplet = identity.batch_hard_triplet(features, batch.identity)
+        values |= {
+            f"loss_id_{short}": cross_entropy,
+            f"loss_total_{short}": cross_entropy + triplet,
+        }
+    terms = objective.terms(twin.config)
+    values["loss_kl"], values["loss_mc"] = (
+        terms[label][1](outputs, batch) for label in ("mask_kl", "mc")
+    )
+    values["loss_total"], _ = objective.total(terms, outputs, batch, jnp.float32(0))
+    return values["loss_total"], values
+
+
+def flare_tokens(twin: Twin, params: Mapping[str, Any], outputs: Outputs) -> jax.Array:
+    """Class tokens [2, B, D] that the flare heads' own last blocks give."""
+    extras, head = outputs.extras, params["flare_head"]
+    marked = jnp.concatenate([extras["trunk"][:2, :, :1], extras["mfmp"]], axis=2)
+
+    def one(block, norm, tokens):
+        last = plain_block(block, tokens, twin.meta["heads"], class_only=True)
+        return plain_layer_norm(norm, last[:, 0])
+
+    return jax.vmap(one)(head["block"], head["norm"], marked)
 
 
 def in_release_names(twin: Twin, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -250,29 +222,34 @@ def gradient_rows(
 
 def step_rows(twin: Twin, golden: Golden) -> Iterator[Row]:
     """Steps of our trainer on the repeated batch: losses, all norms, the embedding after them."""
-    z, config = twin.arrays, twin.config
-    steps = len(z["sgd_losses"])
-    rates = optim.rate_table(config.optim, np.arange(1, steps + 1), config.train.epochs)
-    yield compared("sgd_lrs", rates[:, 0], z["sgd_lrs"], ARRAYS)
-    config.train.steps_per_dispatch = steps
-    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    descent = optim.optimizer(config.optim)
-    nothing = jnp.zeros(len(twin.labels), jnp.int32)
-    flare = jnp.repeat(jnp.asarray(z["flare"], bool)[:, None], 2, axis=1)
-    images = tuple(jnp.asarray(band) for band in twin.images)
-    data = Resident(images, jnp.asarray(twin.labels), nothing, nothing, flare)
-    rows = jnp.broadcast_to(jnp.arange(len(twin.labels)), (steps, *twin.images.shape[:2]))
-    params = jax.tree.map(jnp.asarray, twin.variables["params"])
-    collections = {"batch_stats": jax.tree.map(jnp.asarray, twin.variables["batch_stats"])}
-    state = State(jnp.int32(0), params, collections, descent.init(params))
-    chunk = make_chunk(twin.model, descent, config, mesh)
-    state, scalars = chunk(state, data, Schedule(rows, jnp.asarray(rates)), np.int32(steps))
+    z = twin.arrays
+    run = repeated(twin, len(z["sgd_losses"]))
+    steps = len(run.plan.epoch)
+    yield compared("sgd_lrs", run.rates[:, 0], z["sgd_lrs"], ARRAYS)
+    data, _ = on_devices(run, run.dataset.split("train"))
+    # A run numbers the identities that there are; the classifier knows those of the release.
+    data = dataclasses.replace(data, identity=replicate((twin.identity,) * len(SHORT), run.mesh))
+    params, statistics = twin.variables["params"], twin.variables["batch_stats"]
+    state = step.State(np.int32(0), params, {"batch_stats": statistics}, run.optimizer.init(params))
+    state, scalars = compile_step(run, data)(replicate(state, run.mesh), data, steps)
     yield compared("sgd_losses", scalars["loss"], z["sgd_losses"], AFTER_STEPS)
 
-    after = {"params": state.params, **state.collections}
-    yield from norm_rows(twin, after, golden.json("param_norms_after_5_steps.json"))
-    embedding = twin.evaluate(z["flare"], after).embedding
+    yield from norm_rows(twin, state.variables, golden.json("param_norms_after_5_steps.json"))
+    embedding = twin.evaluate(z["flare"], state.variables).embedding
     yield compared("embedding_after_5_steps", embedding, z["embedding_after_5_steps"], ARRAYS)
+
+
+def repeated(twin: Twin, steps: int) -> Run:
+    """A run on one device that takes the directory's batch at every step, an epoch each."""
+    images = dict(zip(SHORT.values(), twin.images, strict=True))
+    split = split_of(images, twin.identity, flare=twin.flare(twin.arrays["flare"]).T)
+    dataset = Dataset("golden", split.modalities, {"train": split}, Protocol("golden"))
+    config = twin.config.copy_and_resolve_references()
+    config.train.steps_per_dispatch = steps
+    rows = np.broadcast_to(np.arange(len(twin.identity), dtype=np.int32), (steps, 3, len(split)))
+    plan = Plan(rows, np.arange(1, steps + 1, dtype=np.int32))
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    return assemble(config, dataset, mesh=mesh, spec=twin.spec, plan=plan)
 
 
 def norm_rows(

@@ -2,16 +2,17 @@
 
 Every point, query or gallery, is described by its k-reciprocal neighbours with the weights
 exp(-distance), and two points are near if their descriptions overlap (the Jaccard distance). The
-descriptions are sparse, so they are kept as lists; distances are computed block by block, three
-times over instead of stored.
+descriptions are sparse matrices; distances are computed block by block, three times over instead of
+stored.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
+from scipy import sparse
 
 from data_tfds.errors import UserError
-from facenet_jax.retrieval.metrics import check_embeddings
+from facenet_jax.retrieval.distances import checked_pair
 
 _DISTANCE_BYTES = 64 * 2**20  # distances held at a time
 
@@ -30,11 +31,11 @@ def rerank(
     lambda_ squared Euclidean, the latter divided by the query's largest to any point. `k1`
     neighbours define reciprocity, and each description is the mean over the `k2` nearest points.
     A point is its own first neighbour; of neighbours at equal distance the earlier row comes first.
-    Memory beside the arguments: one copy of both, lists of about k1 k2 entries per point, and
+    Memory beside the arguments: one copy of both, about k1 k2 numbers per point, and
     `block` rows of distances, by default as many as fit into 64 MiB.
     UserError as in `per_query`, and if the parameters do not fit the number of points.
     """
-    query, gallery, *_ = check_embeddings(query, gallery)
+    query, gallery = checked_pair(query, gallery)
     total = len(query) + len(gallery)
     _check_parameters(k1, k2, lambda_, total)
     points = _normalised(query, gallery)
@@ -45,17 +46,14 @@ def rerank(
 def _rerank(points, queries, k1, k2, lambda_, block):
     """The blocks of `rerank` for `points` of which the first `queries` are queries."""
     neighbours, largest = _neighbours(points, max(k1 + 1, k2), block)
-    lists = _descriptions(points, neighbours, largest, k1, block)
-    lists = _averaged(lists, neighbours[:, :k2])
-    start, columns, weights = lists
-    inverse = _inverted(*_tail(lists, queries), columns=len(points))
+    described = _averaged(_descriptions(points, neighbours, largest, k1, block), neighbours[:, :k2])
+    of_gallery = described[queries:].tocsc()
 
-    gallery = len(points) - queries
     for first, distances in _distance_blocks(points, block, queries):
-        jaccard = np.empty((len(distances), gallery), np.float32)
+        jaccard = np.empty((len(distances), len(points) - queries), np.float32)
         for row in range(len(distances)):
-            part = slice(start[first + row], start[first + row + 1])
-            shared = _shared(columns[part], weights[part], inverse, gallery)
+            part = slice(*described.indptr[first + row : first + row + 2])
+            shared = _shared(described.indices[part], described.data[part], of_gallery)
             jaccard[row] = 1 - shared / (2 - shared)
         scale = lambda_ / largest[first : first + len(distances), None]
         yield (1 - lambda_) * jaccard + scale * distances[:, queries:]
@@ -76,10 +74,7 @@ def _neighbours(points, count, block):
 
 
 def _descriptions(points, neighbours, largest, k1, block):
-    """Weights of each point's expanded k-reciprocal neighbours, as lists (start, column, weight).
-
-    Point i's list is `start[i]:start[i + 1]`; its weights sum to 1.
-    """
+    """Weights of each point's expanded k-reciprocal neighbours, sparse [N, N]; rows sum to 1."""
     near, half = neighbours[:, : k1 + 1], neighbours[:, : round(k1 / 2) + 1]
     mutual, mutual_half = _mutual(near, block), _mutual(half, block)
     reciprocal = np.zeros(len(points), bool)
@@ -98,32 +93,32 @@ def _descriptions(points, neighbours, largest, k1, block):
             weight = np.exp(-row[expanded] / largest[point])
             columns.append(expanded)
             weights.append(weight / weight.sum())
-    return _lists(columns, weights)
+    start = np.cumsum([0, *(len(column) for column in columns)])
+    return _sparse(np.concatenate(weights), np.concatenate(columns), start)
 
 
-def _averaged(lists, nearest):
-    """The mean of the descriptions of each point's `nearest` [N, k2], as lists."""
-    start, columns, weights = lists
-    new_columns, new_weights = [], []
-    for row in nearest:
-        parts = [slice(start[point], start[point + 1]) for point in row]
-        merged, place = np.unique(
-            np.concatenate([columns[part] for part in parts]), return_inverse=True
-        )
-        total = np.bincount(place, np.concatenate([weights[part] for part in parts]))
-        new_columns.append(merged)
-        new_weights.append((total / len(row)).astype(np.float32))
-    return _lists(new_columns, new_weights)
+def _averaged(described, nearest):
+    """The mean of the descriptions of each point's `nearest` [N, k2], sparse [N, N]."""
+    points, count = nearest.shape
+    start = np.arange(points + 1) * count
+    mean = _sparse(np.ones(nearest.size, np.float32), nearest.ravel(), start) @ described
+    mean.data /= count
+    return mean
 
 
-def _shared(columns, weights, inverse, gallery):
+def _sparse(values, columns, start):
+    """The square matrix whose row i has `values[start[i]:start[i + 1]]` at `columns` alike."""
+    # scipy keeps the wider of the two index types, and int64 would double the memory of indices.
+    start = start.astype(np.int32 if start[-1] < 2**31 else np.int64)
+    parts = values, columns.astype(start.dtype, copy=False), start
+    return sparse.csr_array(parts, shape=(len(start) - 1, len(start) - 1))
+
+
+def _shared(columns, weights, of_gallery):
     """Sum over `columns` of the smaller weight of a query and each gallery row, [G] float64."""
-    start, rows, their_weights = inverse
-    lengths = start[columns + 1] - start[columns]
-    ends = np.cumsum(lengths)
-    places = np.arange(ends[-1]) + np.repeat(start[columns] - (ends - lengths), lengths)
-    smaller = np.minimum(np.repeat(weights, lengths), their_weights[places])
-    return np.bincount(rows[places], smaller, minlength=gallery)
+    theirs = of_gallery[:, columns]
+    ours = np.repeat(weights, np.diff(theirs.indptr))
+    return np.bincount(theirs.indices, np.minimum(ours, theirs.data), minlength=of_gallery.shape[0])
 
 
 def _mutual(neighbours, block):
@@ -134,26 +129,6 @@ def _mutual(neighbours, block):
         points = np.arange(start, start + len(part))
         mutual[start : start + block] = (neighbours[part] == points[:, None, None]).any(axis=2)
     return mutual
-
-
-def _lists(columns, weights):
-    """One array of each kind for many short ones, with the place where each begins."""
-    start = np.concatenate([[0], np.cumsum([len(column) for column in columns])])
-    return start, np.concatenate(columns).astype(np.int32), np.concatenate(weights)
-
-
-def _tail(lists, first):
-    """The lists of the points from `first` on."""
-    start, columns, weights = lists
-    return start[first:] - start[first], columns[start[first] :], weights[start[first] :]
-
-
-def _inverted(start, entries, weights, columns):
-    """Lists (start, row, weight) by column of lists by row."""
-    rows = np.repeat(np.arange(len(start) - 1, dtype=np.int32), np.diff(start))
-    order = np.argsort(entries, kind="stable")
-    begin = np.concatenate([[0], np.cumsum(np.bincount(entries, minlength=columns))])
-    return begin, rows[order], weights[order]
 
 
 def _distance_blocks(points, block, stop):

@@ -1,6 +1,7 @@
-"""Checkpoints of a run: the latest and the best are kept. The only file that knows Orbax."""
+"""Checkpoints of a run: the latest and the best are kept. The only file that imports Orbax."""
 
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,15 +11,23 @@ from orbax.checkpoint import checkpoint_managers as managers
 from data_tfds.errors import UserError
 from data_tfds.paths import Place, is_remote
 
+SELECT = "select"
+"""The key, beside the scores of a checkpoint, of the name of the score that ranks checkpoints."""
+
 
 class Checkpoints:
-    """Numbered states under one folder, written in the background, each whole or not there."""
+    """Numbered states in one folder, written in the background; each is complete or absent."""
 
-    def __init__(self, folder: Place):
-        self.folder = folder
+    def __init__(self, folder: Place, select: str = "mAP"):
+        """The checkpoints in `folder`; the best one has the highest `select`, see `selected`.
 
-        def score(metrics: dict[str, float]) -> float:
-            return metrics["mAP"]
+        `select` is stored with each score, so that the best checkpoint of a run is the same for
+        whoever opens it.
+        """
+        self.folder, self.select = folder, select
+
+        def score(metrics: dict[str, Any]) -> float:
+            return selected(metrics, metrics.get(SELECT, select))
 
         # `max_to_keep` with `best_fn` would delete the newest checkpoints and break resuming.
         keep = managers.AnyPreservationPolicy(
@@ -36,28 +45,34 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Whatever ends the block, what was saved before is kept.
+        # However the block ends, checkpoints that were being written are completed.
         self.wait()
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints."""
+        return list(self.manager.all_steps())
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint, None without one."""
         return self.manager.latest_step()
 
     def best(self) -> int | None:
-        """The step of the checkpoint with the highest mAP, None where none has a score."""
-        steps = [s for s in self.manager.all_steps() if self.manager.metrics(s)]
-        return self.manager.best_step() if steps else None
+        """The step of the checkpoint with the highest score, None where none has one."""
+        scored = [step for step in self.steps() if self.manager.metrics(step)]
+        return self.manager.best_step() if scored else None
 
     def metrics(self, step: int) -> dict[str, Any] | None:
         """What was passed as `metrics` when this step was saved."""
-        return self.manager.metrics(step)
+        found = self.manager.metrics(step)
+        return found and {name: value for name, value in found.items() if name != SELECT}
 
     def save(self, step: int, state: Any, metrics: dict[str, Any] | None = None) -> None:
-        """Start to save `state` (a pytree of arrays) as `step`; waits for an earlier save only.
+        """Start to save `state` (a pytree of arrays) as `step`; waits only for an earlier save.
 
         Raises UserError where the disk is full or the folder cannot be written. Earlier checkpoints
         stay as they are.
         """
+        metrics = metrics and {**metrics, SELECT: self.select}
         self.check_space(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         try:
             self.manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
@@ -65,9 +80,9 @@ class Checkpoints:
             raise self.failed(error) from error
 
     def check_space(self, needed: int) -> None:
-        """Raise UserError unless the disk has `needed` bytes left."""
+        """Raises UserError where the disk has fewer than `needed` bytes left."""
         if is_remote(self.folder):
-            return  # a bucket tells nothing about its space
+            return  # a bucket does not report its space
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise UserError(
@@ -104,9 +119,14 @@ class Checkpoints:
             ) from error
 
     def close(self) -> None:
-        """Finish what is under way."""
+        """Wait for the last save and release the folder."""
         self.wait()
         self.manager.close()
+
+
+def selected(scores: Mapping[str, Any], select: str) -> float:
+    """The score that names the best checkpoint: "mAP", "mINP", or a CMC rank as "R1"."""
+    return scores["cmc"][select[1:]] if select.startswith("R") else scores[select]
 
 
 def first_line(error: Exception) -> str:

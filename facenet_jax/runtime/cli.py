@@ -1,17 +1,18 @@
-"""How the command line speaks: plain log lines, one-sentence errors, exit codes."""
+"""The command line: plain log lines, one-sentence errors, exit codes."""
 
+import contextlib
 import logging as python_logging
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import ml_collections
 from absl import flags, logging
+from ml_collections import config_flags
 
 from data_tfds.errors import UserError
-from data_tfds.paths import FULL, Place, locate
-from facenet_jax.runtime import workdir
+from data_tfds.paths import DISK_FULL_ERRNOS, Place, open_path
 
 OWN = ("facenet_jax", "data_tfds", "scripts")
 """Folders whose information lines are for the user; of other packages warnings alone are shown."""
@@ -25,7 +26,7 @@ def guarded(main: Callable[[], None]) -> int:
         print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL_ERRNOS:
             raise
         print(
             f"{pathlib.Path(sys.argv[0]).name}: The disk is full ({error}); free space and start "
@@ -39,21 +40,34 @@ def guarded(main: Callable[[], None]) -> int:
     return 0
 
 
-def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """Read the command line into `values`; raises UserError for what no option can be."""
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turns the errors of absl and ml_collections for a wrong command line into one sentence."""
     try:
-        rest = values(arguments)
+        yield
     except (KeyError, AttributeError) as error:  # an unknown option of the config
         # ml_collections: 'name'\nDid you mean "x" instead of "name"?, in quotes of varying depth.
         text = str(error.args[0])
         name, near = re.search(r"\w+", text)[0], re.search(r'mean "(\w+)"', text)
         hint = f" Did you mean {near[1]}?" if near else ""
         raise UserError(
-            f"The config has no option '{name}'.{hint} All options are in configs/common.py.", 2
+            f"The config has no option '{name}'.{hint} All options are in facenet_jax/config.py.", 2
         ) from error
     except flags.Error as error:
         text = str(error).removesuffix(".").replace(" ?", "?")
         raise UserError(text if text.endswith("?") else f"{text}.", 2) from error
+
+
+def define_stored(config: ml_collections.ConfigDict, values: flags.FlagValues) -> None:
+    """Define --config as a config that is there already; its fields as --config.section.option."""
+    with explained():  # the command line is looked at here, and not only in `parse`
+        config_flags.DEFINE_config_dict("config", config, flag_values=values)
+
+
+def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
+    """Read the command line into `values`; raises UserError for what no option can be."""
+    with explained():
+        rest = values(arguments)
     if rest[1:]:
         raise UserError(
             f"'{rest[1]}' is no option; options are written --name=value, and main.py --help lists "
@@ -65,19 +79,35 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
 def config_and_workdir(
     config: Callable[[], ml_collections.ConfigDict | None], file: str | None, folder: str | None
 ) -> tuple[ml_collections.ConfigDict, Place]:
-    """The config and the folder of a run; each can do without the other."""
+    """The config and the folder of a run.
+
+    Args:
+        config: gives the config, with what the command line changes in it.
+        file: the config file; None where the config is that of a workdir.
+        folder: the workdir; None: runs/<name of the config file>.
+    """
     if file is None and folder is None:
         raise UserError(
             "Give an experiment: python main.py --config configs/demo.py (or the --workdir of a "
             "run that was started before).",
             2,
         )
-    path = locate(folder) if folder else pathlib.Path("runs") / pathlib.Path(file).stem
-    if file is None:
-        return workdir.read_config(path), path
-    if not pathlib.Path(file).is_file():
+    path = open_path(folder) if folder else pathlib.Path("runs") / pathlib.Path(file).stem
+    if file is not None and not pathlib.Path(file).is_file():
         raise UserError(f"The config file {file} does not exist; the recipes are in configs/.", 2)
     return config(), path
+
+
+def given(arguments: Sequence[str], name: str) -> str | None:
+    """The value of --name=value or --name value in a command line, the last of them; or None."""
+    found = None
+    for i, argument in enumerate(arguments):
+        for dashes in (f"--{name}", f"-{name}"):
+            if argument.startswith(f"{dashes}="):
+                found = argument.partition("=")[2]
+            elif argument == dashes and i + 1 < len(arguments):
+                found = arguments[i + 1]
+    return found
 
 
 class OwnLines(python_logging.Filter):
@@ -87,7 +117,7 @@ class OwnLines(python_logging.Filter):
         """Whether to show a record."""
         if not {*OWN}.isdisjoint(pathlib.Path(record.pathname).parts[-3:-1]):
             return True
-        # Orbax speaks of every save without a score, and logs what it raises a moment later.
+        # Orbax warns of every save without a score, and logs what it raises a moment later.
         known = record.exc_info or "tracked_metric" in str(record.msg)
         return record.levelno >= python_logging.WARNING and not known
 
@@ -95,6 +125,8 @@ class OwnLines(python_logging.Filter):
 def set_up_log(quiet: bool = False) -> None:
     """Log lines as "12:34:56 text" on stderr; `quiet` shows warnings alone."""
     handler = logging.get_absl_handler()
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # absl warns of lines before it; `parse` still comes
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(OwnLines())
     logging.use_absl_handler()

@@ -1,4 +1,4 @@
-"""What a training run says of its steps, to a person and to metrics.jsonl."""
+"""The scalars of training steps: progress lines in the log, and all of them in metrics.jsonl."""
 
 import math
 import time
@@ -10,20 +10,24 @@ import numpy as np
 from absl import logging
 
 from data_tfds.errors import UserError
-from facenet_jax import evaluate
-from facenet_jax.run import Run
 from facenet_jax.runtime.writers import Writer
 
 
 class Log:
-    """Scalars of the steps, written one chunk late so that reading them never stops the device."""
+    """Scalars of the steps, written one chunk late so that reading them never stops the device.
 
-    def __init__(self, run: Run, writer: Writer | None):
-        self.run, self.writer = run, writer
+    Args:
+        epoch: the epoch of each step of the run [steps].
+        batch: samples in a batch.
+        writer: what they are written with, None in all processes but the first.
+    """
+
+    def __init__(self, epoch: np.ndarray, batch: int, writer: Writer | None):
+        self.epoch, self.batch, self.writer = epoch, batch, writer
         self.first = None  # the step that `start` belongs to
-        self.waiting = None
+        self.waiting = None  # the chunk that is not yet written
         self.read_at = self.start = time.time()
-        self.said_at = 0.0
+        self.logged_at = 0.0
 
     def push(self, step: int, count: int, scalars: Mapping[str, jax.Array]) -> None:
         """Take a chunk of `count` steps that began after `step`; write the chunk before."""
@@ -32,7 +36,7 @@ class Log:
             self.write(*ready)
 
     def flush(self) -> None:
-        """Write what waits, and publish it."""
+        """Write the chunk that is not yet written, and publish it."""
         ready, self.waiting = self.waiting, None
         if ready:
             self.write(*ready)
@@ -40,17 +44,17 @@ class Log:
             self.writer.flush()
 
     def write(self, step: int, count: int, scalars: Mapping[str, jax.Array]) -> None:
-        """Write the scalars of a chunk; raises UserError for the first that is not finite."""
+        """Write the scalars of a chunk. Raises UserError for the first that is not finite."""
         values = {name: np.asarray(array)[:count] for name, array in scalars.items()}
         now = time.time()
-        rate = count * self.run.plan.rows.shape[1] / (now - self.read_at)
+        rate = count * self.batch / (now - self.read_at)
         self.read_at = now
         if self.first is None:  # the first chunk was mostly compiling
             self.first, self.start = step + count, now
         for i in range(count):
             row = {f"train/{name}": array[i] for name, array in values.items()}
             if self.writer:
-                self.writer.write(step + i + 1, row | {"perf/triplets_per_second": rate})
+                self.writer.write(step + i + 1, row | {"perf/samples_per_second": rate})
             bad = [name for name, array in values.items() if not math.isfinite(array[i])]
             if bad:
                 if self.writer:
@@ -61,35 +65,40 @@ class Log:
                     "good checkpoint is kept. Lower config.optim.learning_rate, set "
                     "config.optim.clip or look at the data."
                 )
-        total = len(self.run.plan.epoch)
-        if now - self.said_at > 2.0 or step + count == total:
-            self.said_at = now
-            self.say(step + count, total, {name: array[-1] for name, array in values.items()}, rate)
+        total = len(self.epoch)
+        if now - self.logged_at > 2.0 or step + count == total:
+            self.logged_at = now
+            self.progress(
+                step + count, total, {name: array[-1] for name, array in values.items()}, rate
+            )
 
-    def say(self, step: int, total: int, values: Mapping[str, float], rate: float) -> None:
-        """One line of progress for a person."""
-        terms = "  ".join(
+    def progress(self, step: int, total: int, values: Mapping[str, float], rate: float) -> None:
+        """Log one line of progress. The terms are weighted, so they add up to the loss."""
+        terms = " + ".join(
             f"{name.removeprefix('loss_')} {abs(value) if abs(value) < 5e-4 else value:.3f}"
             for name, value in values.items()
-            if name.startswith("loss")
+            if name.startswith("loss_")
         )
         done = step - self.first
         left = (total - step) * (self.read_at - self.start) / done if done else 0.0
         logging.info(
-            "step %d/%d  epoch %d  %s  lr %.2g  %.0f triplets/s  %s left",
+            "step %d/%d  epoch %d  loss %.3f = %s  lr %.2g  %.0f samples/s  %s left",
             step,
             total,
-            self.run.plan.epoch[step - 1],
+            self.epoch[step - 1],
+            values["loss"],
             terms,
             values["learning_rate"],
             rate,
             "{}:{:02}".format(*divmod(round(left), 60)) if done else "?",
         )
 
-    def scores(self, step: int, scores: Mapping[str, Any], split: str) -> None:
-        """Write an evaluation and say it; the time it took does not count as training."""
-        protocol = self.run.dataset.protocol.name
-        logging.info("step %d  %s %s", step, split, evaluate.line(scores, protocol))
+    def scores(self, step: int, scores: Mapping[str, Any], split: str, line: str) -> None:
+        """Write an evaluation and log it; the time it took does not count as training.
+
+        `line` are the scores in words.
+        """
+        logging.info("step %d  %s %s", step, split, line)
         values = {"mAP": scores["mAP"], "mINP": scores["mINP"]}
         values |= {f"R{rank}": value for rank, value in scores["cmc"].items()}
         if self.writer:

@@ -1,4 +1,4 @@
-"""Devices as a one-axis mesh, and how arrays get there."""
+"""Devices as a one-axis mesh, and arrays on them."""
 
 import math
 from typing import Any
@@ -13,12 +13,12 @@ from data_tfds.errors import UserError
 
 def make_mesh() -> Mesh:
     """All devices of all processes along the axis "data"."""
-    # Explicit axis types became the default of jax.make_mesh; this code wants the partitioner.
+    # Explicit axis types became the default of jax.make_mesh; this code relies on the partitioner.
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
 def check_divides(option: str, batch: int, mesh: Mesh) -> None:
-    """Raise UserError unless a batch splits evenly over the devices."""
+    """Raises UserError where a batch does not split evenly over the devices."""
     if batch % mesh.size:
         raise UserError(
             f"{option} = {batch} does not divide by the {mesh.size} devices; choose a multiple of "
@@ -27,19 +27,20 @@ def check_divides(option: str, batch: int, mesh: Mesh) -> None:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Host arrays as device arrays that every device holds whole.
+    """Host arrays as device arrays, each complete on every device.
 
     Each process gives its own copy. Unlike `jax.device_put` to several hosts nothing is sent or
     compared between them, so the copies must be equal.
     """
-    return put(tree, jax.tree.map(lambda _: NamedSharding(mesh, P()), tree))
+    return device_put(tree, jax.tree.map(lambda _: NamedSharding(mesh, P()), tree))
 
 
-def divided(tree: Any, mesh: Mesh, smallest: int) -> Any:
+def fsdp_shardings(tree: Any, mesh: Mesh, smallest: int) -> Any:
     """The shardings of a tree of arrays (or shapes) whose large leaves are split over the devices.
 
     A leaf of `smallest` or more elements is split along its longest axis that divides by the number
-    of devices (of equals the last: an axis of stacked layers is short and first); others are whole.
+    of devices (of equals the last: an axis of stacked layers is short and first); others are
+    replicated.
     """
 
     def sharding(leaf: Any) -> NamedSharding:
@@ -52,12 +53,12 @@ def divided(tree: Any, mesh: Mesh, smallest: int) -> Any:
     return jax.tree.map(sharding, tree)
 
 
-def whole(tree: Any, mesh: Mesh) -> Any:
-    """Device arrays with every leaf whole on every device."""
+def replicated(tree: Any, mesh: Mesh) -> Any:
+    """Device arrays with every leaf complete on every device."""
     return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(tree)
 
 
-def put(tree: Any, shardings: Any) -> Any:
+def device_put(tree: Any, shardings: Any) -> Any:
     """Host arrays as device arrays with the given shardings; each process gives its own copy."""
 
     def one(x: Any, sharding: NamedSharding) -> jax.Array:

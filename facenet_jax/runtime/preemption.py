@@ -1,4 +1,4 @@
-"""Noticing SIGTERM, which machines about to be taken away send, in time to save."""
+"""SIGTERM and Ctrl-C as requests to save and stop."""
 
 import signal
 import threading
@@ -7,21 +7,24 @@ from types import TracebackType
 import jax
 from jax.experimental import multihost_utils
 
+NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+
 
 class Preemption:
-    """While entered, SIGTERM no longer kills the process; `requested` tells that it came.
+    """While entered, SIGTERM and one Ctrl-C do not kill the process; `requested` is then true.
 
-    With several processes `jax.distributed` listens, and all agree on the step to stop at.
+    A second Ctrl-C interrupts at once. With several processes `jax.distributed` listens for
+    SIGTERM, and all agree on the step to stop at.
     """
 
     def __enter__(self) -> "Preemption":
-        self.came = False
+        self.received: int | None = None  # the signal
         self.calls = 0
         self.alone = jax.process_count() == 1
-        # Only the main thread may set handlers; elsewhere (a notebook's worker) SIGTERM kills.
-        self.listens = self.alone and threading.current_thread() is threading.main_thread()
-        if self.listens:
-            self.before = signal.signal(signal.SIGTERM, self.notice)
+        self.before = {}
+        # Only the main thread may set handlers; elsewhere (a notebook's worker) a signal kills.
+        if self.alone and threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self.notice) for number in NAMES}
         return self
 
     def __exit__(
@@ -30,17 +33,24 @@ class Preemption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.listens:
-            signal.signal(signal.SIGTERM, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
-    def notice(self, *_: object) -> None:
+    def notice(self, number: int, *_: object) -> None:
         """Remember the signal."""
-        self.came = True
+        if self.received == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.received = number
+
+    @property
+    def name(self) -> str:
+        """The signal received, in words."""
+        return NAMES.get(self.received, "SIGTERM")
 
     def requested(self) -> bool:
         """Whether to save and leave now; the same answer in all processes, which all must ask."""
         if self.alone:
-            return self.came
+            return self.received is not None
         # They agree to stop at one number, and one that is passed over would never come: so calls
         # are counted, not steps.
         self.calls += 1

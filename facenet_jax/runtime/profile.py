@@ -12,8 +12,8 @@ from data_tfds.paths import Place, is_remote
 class Profile:
     """Traces the steps after FIRST up to LAST of `text` into a folder; nothing for an empty text.
 
-    Raises UserError for a folder that is on no disk, and unless step <= FIRST < LAST <= total, the
-    steps that the run goes through.
+    Raises UserError for a folder on a bucket, and where step <= FIRST < LAST <= total (the steps of
+    the run) does not hold.
     """
 
     def __init__(self, text: str, folder: Place, step: int, total: int):
@@ -34,10 +34,10 @@ class Profile:
         return [edge - step for edge in self.edges if edge > step]
 
     def at(self, step: int, state: object) -> None:
-        """Begin or end the trace where it is time; `state` is what the steps so far give."""
+        """Begin or end the trace at its first or last step; `state` is that of the steps so far."""
         if step not in self.edges:
             return
-        jax.block_until_ready(state)  # the trace shall hold its own steps alone
+        jax.block_until_ready(state)  # the trace must contain only its own steps
         if step == self.edges[0]:
             jax.profiler.start_trace(str(self.folder))
         else:

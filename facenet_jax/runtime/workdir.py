@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time, one config for life, files written whole."""
+"""The folder of a run: locked for one process, and the JSON files in it."""
 
 import contextlib
 import fcntl
@@ -11,37 +11,25 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 
 from data_tfds.errors import UserError
-from data_tfds.paths import Place, is_remote, reaching
+from data_tfds.paths import Place, as_os_error, is_remote
 from facenet_jax.runtime.writers import write_json
-
-FREE = (
-    "evaluate.",
-    "train.evaluate_every",
-    "train.save_every",
-    "train.shard_",
-    "data.root",
-    "data.prepared",
-    "data.resident",
-    "data.workers",
-)
-"""Options that may change between the starts of one run: nothing learned depends on them."""
 
 
 @contextlib.contextmanager
 def locked(workdir: Place) -> Iterator[None]:
-    """Own the folder while the block runs; of several processes of one run, process 0 does.
+    """Lock the folder while the block runs, by process 0 where a run has several processes.
 
-    The system drops the lock when the process dies. A bucket has no locks: there it is only tried
-    whether the folder can be written, and two runs at once are the user's to avoid.
+    The system releases the lock when the process ends. A bucket has no locks: only whether it can
+    be written is checked, and the user must avoid two runs at once. Raises UserError where the
+    folder cannot be written or is in use.
     """
     if jax.process_index() > 0:
         yield
         return
     try:
-        with reaching(workdir):
+        with as_os_error(workdir):
             if not is_remote(workdir):
                 workdir.mkdir(parents=True, exist_ok=True)
                 lock = open(workdir / ".lock", "a+")  # noqa: SIM115
@@ -81,43 +69,23 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def claim(workdir: Place, config: ml_collections.ConfigDict, trained: bool) -> None:
-    """Write config.json and environment.json; check the config where the folder is `trained` in.
-
-    Raises UserError when the folder belongs to a run of another config, with the values that clash.
-    Before the first checkpoint it belongs to none: an attempt that failed may be mended.
-    """
-    path = workdir / "config.json"
-    if trained:
-        before, now = flat(read_config(workdir).to_dict()), flat(config.to_dict())
-        clashes = [
-            f"config.{name} was {before.get(name, 'absent')!r} and is {now.get(name, 'absent')!r}"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name) and not name.startswith(FREE)
-        ]
-        if clashes:
-            raise UserError(
-                f"The workdir {workdir} belongs to a run with another config: "
-                f"{'; '.join(clashes)}. Choose another --workdir, or give the old values."
-            )
-    if jax.process_index() == 0:
-        write_json(path, config.to_dict())
-        write_json(workdir / "environment.json", environment())
-
-
-def read_config(workdir: Place) -> ml_collections.ConfigDict:
-    """The config that a run was started with."""
-    path = workdir / "config.json"
+def read_json(path: Place, workdir: Place) -> Any:
+    """The content of a JSON file of a workdir. Raises UserError where it cannot be read."""
     try:
-        with reaching(path):
-            text = path.read_text()
-        return ml_collections.ConfigDict(json.loads(text))
+        with as_os_error(path):
+            return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); is {workdir} a workdir?") from error
 
 
+def write_environment(folder: Place, mode: str) -> None:
+    """Write environment.json of a training, or environment-MODE.json of another mode."""
+    name = "environment.json" if mode == "train" else f"environment-{mode}.json"
+    write_json(folder / name, environment())
+
+
 def environment() -> dict[str, Any]:
-    """Versions, devices and the command, for environment.json."""
+    """Versions, devices and the command."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
     devices = jax.devices()
     return {

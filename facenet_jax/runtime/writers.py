@@ -1,4 +1,4 @@
-"""What a run writes while it goes: metrics.jsonl and TensorBoard event files, by process 0 only."""
+"""Files that a run appends to: metrics.jsonl and TensorBoard events, by process 0 only."""
 
 import json
 import pathlib
@@ -17,23 +17,23 @@ from data_tfds.paths import Place, is_remote, write_bytes
 class Writer:
     """Scalars by step, into `metrics.jsonl` and an event file of the folder.
 
-    Nothing can be appended to on a bucket: there both files grow in a temporary folder, and `flush`
-    publishes them whole. A kill loses the lines since, which the run goes through again: flush
-    before a checkpoint is saved.
+    A bucket cannot append to a file: both files are kept in a temporary folder, and `flush` uploads
+    them. A killed run loses the lines since the last flush, so flush before a checkpoint is saved:
+    the steps after it are run again.
     """
 
     def __init__(self, folder: Place):
-        self.folder, self.temporary, here = folder, None, folder
+        self.folder, self.temporary, local = folder, None, folder
         if is_remote(folder):
             self.temporary = tempfile.TemporaryDirectory(prefix="facenet_jax-")
-            here = pathlib.Path(self.temporary.name)
+            local = pathlib.Path(self.temporary.name)
             history = folder / "metrics.jsonl"
             if history.exists():
-                (here / "metrics.jsonl").write_bytes(history.read_bytes())
-        self.here = here
-        # Line by line, so that a killed run leaves whole lines.
-        self.lines = open(here / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
-        self.events = EventFileWriter(str(here / "tensorboard"))
+                (local / "metrics.jsonl").write_bytes(history.read_bytes())
+        self.local = local
+        # Line by line, so that a killed run leaves complete lines.
+        self.lines = open(local / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
+        self.events = EventFileWriter(str(local / "tensorboard"))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write one event: `step` steps done, scalars by name such as "train/loss"."""
@@ -46,11 +46,11 @@ class Writer:
         self.events.add_event(Event(wall_time=now, step=step, summary=summary))
 
     def flush(self) -> None:
-        """Have what was written where others can read it."""
+        """Make everything written so far readable by others."""
         self.events.flush()
         if self.temporary:
-            for path in (self.here / "metrics.jsonl", *(self.here / "tensorboard").iterdir()):
-                write_bytes(self.folder / path.relative_to(self.here), path.read_bytes())
+            for path in (self.local / "metrics.jsonl", *(self.local / "tensorboard").iterdir()):
+                write_bytes(self.folder / path.relative_to(self.local), path.read_bytes())
 
     def close(self) -> None:
         """Flush both files for the last time."""
@@ -64,7 +64,7 @@ class Writer:
 def drop_after(path: Place, step: int) -> None:
     """Remove the lines of a metrics.jsonl beyond `step`: a resumed run writes those steps again.
 
-    A line that a kill cut short goes too.
+    A last line that is incomplete is removed too.
     """
     if not path.exists():
         return
@@ -79,10 +79,10 @@ def drop_after(path: Place, step: int) -> None:
 
 
 def write_text(path: Place, text: str) -> None:
-    """Write a file as a whole or not at all."""
+    """Write a file completely or not at all."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Place, value: Any) -> None:
-    """Write a value as indented JSON, as a whole or not at all."""
+    """Write a value as indented JSON, completely or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")

@@ -1,9 +1,9 @@
 """FACENet checkpoints of the authors' PyTorch release <-> our variables, by one table.
 
-The release's names are those of spec facenet-official 5.5. `used_rows` lists every tensor that
-takes part in its computation with its place in our tree; `unused_tensors` the rest, which an import
-leaves out and an export fills, since its loader wants them. Nothing is computed: what is imported
-and exported again is equal bit by bit.
+`used_rows` lists every tensor that takes part in the release's computation, under its name there,
+with its place in our tree; `unused_tensors` the rest, which an import leaves out and an export
+fills, since its loader wants them. Nothing is computed: what is imported and exported again is
+equal bit by bit (docs/fidelity.md).
 """
 
 import dataclasses
@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from data_tfds.errors import UserError
+from facenet_jax.weights.files import as_float32
 from facenet_jax.weights.merge import flatten, nest
+from facenet_jax.weights.messages import listed, shown
 
-TRUNKS = ("base", "base1", "base2")
-BANDS = ("", "N", "T")  # how the release marks the bands R, N, T
-CROSS = ("cross_att.cross_att", "cross_att.cross_att1")  # queries R and N
-LABELS = ("R", "N")
+TRUNKS = ("base", "base1", "base2")  # of visible, near-infrared, thermal
+SUFFIXES = ("", "N", "T")  # of the layers of visible, near-infrared, thermal
+CROSS = ("cross_att.cross_att", "cross_att.cross_att1")  # queries: visible, near-infrared
+FLARE_LABELS = ("R", "N")  # whose flare label a head predicts: visible, near-infrared
 CLASSES_OF_FC = 1000  # an ImageNet classifier that the release keeps in each trunk
 
 
@@ -91,18 +93,18 @@ def _neck(theirs: str, ours: str, index: tuple[int, ...]) -> Iterator[Row]:
 
 def used_rows(depth: int) -> Iterator[Row]:
     """(their name, our path, index into its leading axes, layout) of every tensor that counts."""
-    for m, (base, band) in enumerate(zip(TRUNKS, BANDS, strict=True)):
+    for m, (base, suffix) in enumerate(zip(TRUNKS, SUFFIXES, strict=True)):
         yield f"{base}.cls_token", "params/trunk/class_token", (m,), _TOKENS
         yield f"{base}.pos_embed", "params/trunk/position", (m,), _TOKENS
         yield f"{base}.patch_embed.proj.weight", "params/trunk/patch/kernel", (m,), _PATCH
         yield f"{base}.patch_embed.proj.bias", "params/trunk/patch/bias", (m,), _SAME
         for i in range(depth - 1):
             yield from _block(f"{base}.blocks.{i}", "params/trunk/blocks", (m, i))
-        yield from _block(f"b1{band}.0", "params/last/block", (m,))
-        yield from _norm(f"b1{band}.1", "params/last/norm", (m,))
-        yield from _neck(f"bottleneck{band}", "neck", (m,))
-        yield from _linear(f"classifier{band}", "params/classifier", (m,), bias=False)
-    for a, (cross, label) in enumerate(zip(CROSS, LABELS, strict=True)):
+        yield from _block(f"b1{suffix}.0", "params/last/block", (m,))
+        yield from _norm(f"b1{suffix}.1", "params/last/norm", (m,))
+        yield from _neck(f"bottleneck{suffix}", "neck", (m,))
+        yield from _linear(f"classifier{suffix}", "params/classifier", (m,), bias=False)
+    for a, (cross, label) in enumerate(zip(CROSS, FLARE_LABELS, strict=True)):
         yield from _norm(f"{cross}.fn.norm", "params/mfmp/norm", (a,))
         yield from _norm(f"{cross}.fn.fn.norm", "params/mfmp/norm2", (a,))
         for part in ("query", "key", "value"):
@@ -123,10 +125,10 @@ def unused_tensors(
     the release builds them; classifiers and projections that nothing calls are zero.
     """
     filled = {}
-    for base, band in zip(TRUNKS, BANDS, strict=True):
-        for name in [name for name in state if name.startswith(f"b1{band}.")]:
-            tail = name.removeprefix(f"b1{band}.")
-            filled[f"b2{band}.{tail}"] = state[name]
+    for base, suffix in zip(TRUNKS, SUFFIXES, strict=True):
+        for name in [name for name in state if name.startswith(f"b1{suffix}.")]:
+            tail = name.removeprefix(f"b1{suffix}.")
+            filled[f"b2{suffix}.{tail}"] = state[name]
             own = f"norm.{tail[2:]}" if tail.startswith("1.") else f"blocks.{depth - 1}.{tail[2:]}"
             filled[f"{base}.{own}"] = state[name]
         filled[f"{base}.fc.weight"] = np.zeros((CLASSES_OF_FC, width), np.float32)
@@ -135,14 +137,15 @@ def unused_tensors(
         out = f"{cross}.fn.fn.out_proj.weight"
         filled[f"{cross}.fn.fn.to_out.0.weight"] = np.zeros_like(state[out])
         filled[f"{cross}.fn.fn.to_out.0.bias"] = np.zeros(width, np.float32)
-    necks = [f"bottleneck{band}" for band in BANDS] + [f"bottleneck_{x}_label" for x in LABELS]
+    necks = [f"bottleneck{suffix}" for suffix in SUFFIXES]
+    necks += [f"bottleneck_{label}_label" for label in FLARE_LABELS]
     for neck in necks:
         filled[f"{neck}.num_batches_tracked"] = np.zeros((), np.int64)
     return filled
 
 
 def is_release(state: Mapping[str, np.ndarray]) -> bool:
-    """Whether the names are those of a whole FACENet of the release."""
+    """Whether the names are those of a FACENet of the release."""
     return any(re.match(r"(module\.)?(base1?\.|b1N\.)", name) for name in state)
 
 
@@ -151,7 +154,8 @@ def import_release(
 ) -> tuple[dict[str, Any], Sizes]:
     """({"params": ..., "batch_stats": ...} float32, sizes) of a state dict of the release.
 
-    Raises `UserError` with both sides of every mismatch.
+    Raises UserError for mismatches, naming both sides of each, and for arrays that are not finite
+    floating numbers.
     """
     state = {name.removeprefix("module."): array for name, array in state.items()}
     if not is_release(state):
@@ -161,19 +165,19 @@ def import_release(
     rows = list(used_rows(depth))
     missing = sorted({"threshold", *(row[0] for row in rows)} - set(state))
     if missing:
-        raise UserError(f"{source} lacks {', '.join(missing)}")
+        raise UserError(f"{source} lacks {listed(missing, ', ')}")
     sizes = _sizes(state, depth, source)
     used = {name: state[name] for name, *_ in rows}
     expected = {"threshold", *used, *unused_tensors(used, sizes.width, depth)}
     problems = [f"it lacks {name}" for name in sorted(expected - set(state))]
-    problems += [f"there is no place for {name}" for name in sorted(set(state) - expected)]
+    problems += [f"there is no place for {shown(name)}" for name in sorted(set(state) - expected)]
     problems += _wrong_shapes(state, sizes)
     if problems:
-        raise UserError(f"{source} is not the release's FACENet: {'; '.join(problems)}")
+        raise UserError(f"{source} is not the release's FACENet: {listed(problems)}")
+    used = as_float32({**used, "threshold": state["threshold"]}, source)
     parts: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
     for name, path, index, layout in rows:
-        value = np.asarray(layout.ours(state[name]), np.float32)
-        parts.setdefault(path, {})[index] = value
+        parts.setdefault(path, {})[index] = layout.ours(used[name])
     return nest({path: _stack(pieces) for path, pieces in parts.items()}), sizes
 
 
@@ -240,8 +244,8 @@ def export_release(variables: Mapping[str, Any], threshold: float = 0.0) -> dict
 
     `threshold` is that of the hard mask, M > threshold.
 
-    Raises `UserError` where the tree is not that of the `official` preset with MFMP and flare
-    heads, with both sides of the difference.
+    Raises UserError where the tree is not that of the `official` preset with MFMP and flare heads,
+    naming the differences.
     """
     ours = flatten({key: variables[key] for key in ("params", "batch_stats")})
     blocks = ours.get("params/trunk/blocks/qkv/bias")
@@ -251,9 +255,9 @@ def export_release(variables: Mapping[str, Any], threshold: float = 0.0) -> dict
     problems = [f"it has no {path}" for path in sorted(wanted - set(ours))]
     problems += [f"the release has no {path}" for path in sorted(set(ours) - wanted)]
     if not problems and ours["params/trunk/position"].ndim != 3:
-        problems.append("its three bands share one trunk, the release has three")
+        problems.append("its three modalities share one trunk, the release has three")
     if problems:
-        raise UserError(f"Only the official preset can be exported: {'; '.join(problems)}.")
+        raise UserError(f"Only the official preset can be exported: {listed(problems)}.")
     state = {
         name: np.ascontiguousarray(layout.theirs(np.asarray(ours[path], np.float32)[index]))
         for name, path, index, layout in rows

@@ -1,17 +1,19 @@
-"""The tensors in a weight file, whatever its format: the step before any name is looked at."""
+"""The tensors in a weight file of any of the known formats, under the names they have there."""
 
 import io
 import math
 import os
 import zipfile
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
 from data_tfds.errors import UserError
-from facenet_jax.weights.torch_pickle import Tensor, reading
-from facenet_jax.weights.torch_reader import TorchFile
+from facenet_jax.weights.messages import listed, reading, shown
+from facenet_jax.weights.torch_file import TorchFile
+from facenet_jax.weights.torch_pickle import Tensor
 
 _WRAPPERS = ("model", "state_dict", "teacher", "student")
 _SAFETENSORS_DTYPES = {
@@ -26,17 +28,17 @@ _SAFETENSORS_DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-_PLAUSIBLE_RATIO = 100  # weights hardly compress; a file that grows more than this is a bomb
+_PLAUSIBLE_RATIO = 100  # weights hardly compress; a file that grows more is an attack
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Every tensor of a PyTorch (zip or legacy), safetensors or NumPy file, by its name there.
 
-    The format is told by the content. `path` may be a URL (gs://, s3://, https://) where the
+    The format is recognised by the content. `path` may be a URL (gs://, s3://, https://) where the
     package of that file system is installed. Wrappers such as {"model": ...}, {"state_dict": ...}
-    and DINO's {"teacher": ..., "student": ...} are opened, the first of them that is there; what
-    is not a tensor is left out. Types stay as stored (bfloat16 as ml_dtypes'); arrays may be
-    read-only. Raises `UserError`; nothing of the file is ever run.
+    and DINO's {"teacher": ..., "student": ...} are opened, the first of them that the file has;
+    what is not a tensor is left out. Types stay as stored (bfloat16 as ml_dtypes'); arrays may be
+    read-only. Raises UserError for files that cannot be read; nothing of the file is ever run.
     """
     name = os.fspath(path)
     with _open(name) as file, reading(name):
@@ -54,6 +56,31 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         torch_file = TorchFile(file, name)
         tensors = _unwrap(torch_file.content)
         return {key: torch_file.array(tensor) for key, tensor in tensors.items()}
+
+
+def as_float32(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """`arrays` as float32, for a model to start from.
+
+    Raises UserError for arrays that are not of a floating type, or not finite in float32, naming
+    all of them: in training they would only show as a loss that is NaN. `source` is where they are
+    from.
+    """
+    problems, weights = [], {}
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        if array.dtype.kind != "f" and array.dtype != ml_dtypes.bfloat16:
+            problems.append(f"{shown(name)} has type {shown(str(array.dtype))}")
+            continue
+        with np.errstate(over="ignore"):
+            weights[name] = array.astype(np.float32, copy=False)
+        if not np.isfinite(weights[name]).all():
+            problems.append(f"{shown(name)} holds NaN or values beyond float32")
+    if problems:
+        raise UserError(
+            f"{source} has arrays that can be no weights: {listed(problems)}; "
+            "fetch the file again, or take another one"
+        )
+    return weights
 
 
 def _open(name: str) -> BinaryIO:
@@ -80,7 +107,11 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
         if not inner:
             break
         content = inner[0]
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {
+        key: value
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
     if not tensors:
         raise ValueError("it holds no tensors by name")
     return tensors

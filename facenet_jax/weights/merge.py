@@ -1,139 +1,203 @@
-"""Pretrained weights: file -> flat arrays -> one ViT in canonical names -> our parameters.
+"""Weights of a file -> the parameters of a model, by a table that the model gives.
 
-Three steps, three functions: `read_checkpoint`, `to_canonical` and `merge_vit`; `load_pretrained`
-is all of them.
+`fill` knows no model: it takes {path in the parameters: array or tree of arrays}. For a ViT in
+canonical names (`names/vit.py`) `vit_parts` cuts out what such a table is made of. A model writes
+
+    canonical, ignored = to_canonical(read_checkpoint(path), path)
+    parts, note = vit_parts(canonical, grid, path, depth=12, width=768, patch=16)
+    table = {"trunk": parts["tokens"], "last": parts["head"]}
+    params, report = fill(params, table, ("neck/", "classifier/"), path, ignored, note)
 """
 
 import dataclasses
 import math
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from data_tfds.errors import UserError
-from facenet_jax.weights.files import read_checkpoint
+from facenet_jax.weights.files import as_float32, read_checkpoint
+from facenet_jax.weights.messages import listed, shown
 from facenet_jax.weights.names.vit import to_canonical
 
-__all__ = ["load_pretrained", "merge_vit", "read_checkpoint", "resize_position", "to_canonical"]
+__all__ = [
+    "fill",
+    "fill_collections",
+    "read_checkpoint",
+    "to_canonical",
+    "vit_parts",
+]
 
 Params = dict[str, Any]  # nested; leaves are arrays
-
-KEPT_AT_INITIALISATION = (
-    "neck/",
-    "classifier/",
-    "mfmp/",
-    "flare_head/neck/",
-    "flare_head/classifier/",
-)
-"""What no ViT can fill. Every other parameter must come from the file."""
-
-
-def resize_position(
-    position: np.ndarray, grid_from: tuple[int, int], grid_to: tuple[int, int]
-) -> np.ndarray:
-    """Position embedding [1+n', D] for the grid (rows, columns) `grid_to`, from one [1+n, D].
-
-    Bilinear, half-pixel centres, borders clamped and no antialiasing, as the release does it
-    (spec facenet-official 4.1); the class token's row is kept, and an embedding that has as many
-    tokens as wanted is returned untouched, whatever its shape was.
-    """
-    if math.prod(grid_from) != len(position) - 1:
-        raise ValueError(f"{len(position) - 1} positions are no grid of {grid_from}")
-    if math.prod(grid_from) == math.prod(grid_to):
-        return position
-    rows, columns = (_interpolation(*sizes) for sizes in zip(grid_from, grid_to, strict=True))
-    patches = position[1:].reshape(*grid_from, -1)
-    resized = np.einsum("Yy,Xx,yxd->YXd", rows, columns, patches, optimize=True)
-    return np.concatenate([position[:1], resized.reshape(-1, position.shape[1])])
-
-
-def _interpolation(size_from: int, size_to: int) -> np.ndarray:
-    """Matrix [to, from] of one-dimensional linear interpolation between pixel centres."""
-    centre = (np.arange(size_to) + 0.5) * (size_from / size_to) - 0.5
-    centre = np.clip(centre, 0, size_from - 1)
-    low = np.floor(centre).astype(int)
-    high = np.minimum(low + 1, size_from - 1)
-    matrix = np.zeros((size_to, size_from))
-    np.add.at(matrix, (np.arange(size_to), low), 1 - (centre - low))
-    np.add.at(matrix, (np.arange(size_to), high), centre - low)
-    return matrix.astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of every name, for the log."""
+    """Which names were loaded, kept and ignored, for the log."""
 
     source: str
     loaded: tuple[str, ...]  # parameter paths of the model
     kept: tuple[str, ...]  # parameter paths that stay as initialised
     ignored: tuple[str, ...]  # names of the file that the model does not need
-    position: str  # what was done to the position embedding
+    note: str = ""  # what was done to the position embedding
 
     def __str__(self) -> str:
-        lines = [f"Pretrained weights from {self.source}; {self.position}"]
+        lines = [f"Pretrained weights from {self.source}" + (self.note and f"; {self.note}")]
         for title in ("loaded", "kept", "ignored"):
             names = getattr(self, title)
             tops = sorted({re.split(r"[./]", name)[0] for name in names})
-            lines.append(f"  {title:8} {len(names):4}: {', '.join(tops) or '-'}")
+            lines.append(
+                f"  {title:8} {len(names):4}: {listed(list(map(shown, tops)), ', ') or '-'}"
+            )
         return "\n".join(lines)
 
 
-def load_pretrained(
-    path: str | os.PathLike[str], params: Params, grid: tuple[int, int]
-) -> tuple[Params, Report]:
-    """(parameters that start from the ViT in the file at `path`, report); see `merge_vit`."""
-    source = os.fspath(path)
-    canonical, ignored = to_canonical(read_checkpoint(path), source)
-    return merge_vit(params, canonical, grid, ignored, source)
-
-
-def merge_vit(
+def fill(
     params: Params,
-    canonical: Mapping[str, np.ndarray],
-    grid: tuple[int, int],
-    ignored: tuple[str, ...] | list[str] = (),
+    table: Mapping[str, Any],
+    kept: Sequence[str] = (),
     source: str = "the checkpoint",
+    ignored: Iterable[str] = (),
+    note: str = "",
 ) -> tuple[Params, Report]:
-    """(parameters with one ViT in every branch, report); the rest of `params` stays as it is.
+    """(`params` with the arrays of `table` in their places, report).
 
-    `params` is the tree of a FACENet whose tokens form `grid` (rows, columns). Blocks 0..L-2 go to
-    `trunk`, block L-1 and the final norm to `last` and `flare_head`, each copied over the leading
-    axes (bands, directions) that the parameter has. Raises `UserError` where depth, width, patch or
-    any shape differ, naming both values, and where a parameter outside `KEPT_AT_INITIALISATION`
-    would stay unfilled.
+    Args:
+        params: nested dict of arrays: the parameters as initialised. It is not changed.
+        table: {path with slashes: array, or nested dict of arrays below that path}. An array may
+            lack leading axes of its parameter (stacked modalities, directions): it is copied over
+            them. An entry of which the model has no parameter at all is left out, so that one table
+            serves a model with and without an optional part.
+        kept: beginnings of the paths that may stay as initialised, "neck/".
+        source: where the arrays are from, for messages.
+        ignored: names of the file that are not needed, for the report.
+        note: added to the first line of the report.
+
+    Raises UserError for mismatches, naming both sides of each (a parameter outside `kept` that
+    nothing fills, an array that has no place, other shapes), and for arrays that are not finite
+    floating numbers.
     """
-    canonical = dict(canonical)
     ours = flatten(params)
-    _compare_sizes(ours, canonical, source)
-    canonical["position"], note = fit_position(canonical["position"], grid, source)
-    head = _head_parameters(canonical)
-    trunk = trunk_parameters(canonical, depth_of(canonical) - 1)
-    theirs = flatten({"trunk": trunk, "last": head, "flare_head": head})
-    filled, kept, problems = {}, [], []
+    entries = {path: flatten({path: value}) for path, value in table.items()}
+    theirs = {
+        path: array
+        for entry, arrays in entries.items()
+        if any(path == entry or path.startswith(entry + "/") for path in ours)
+        for path, array in arrays.items()
+    }
+    theirs = as_float32(theirs, source)
+    filled, stay, problems = {}, [], []
     for path, leaf in ours.items():
-        if path.startswith(KEPT_AT_INITIALISATION):
-            filled[path] = leaf
-            kept.append(path)
-            continue
+        filled[path] = leaf
         if path not in theirs:
-            problems.append(f"nothing in it fills {path}")
+            stay.append(path)
+            if not path.startswith(tuple(kept)):
+                problems.append(f"nothing in it fills {path}")
             continue
         value = theirs[path]
-        if leaf.shape[leaf.ndim - value.ndim :] != value.shape:
+        lead = len(leaf.shape) - value.ndim
+        if lead < 0 or leaf.shape[lead:] != value.shape:
             problems.append(f"{path} is {list(leaf.shape)}, the file has {list(value.shape)}")
         else:
             filled[path] = np.broadcast_to(value, leaf.shape).astype(leaf.dtype)
+    problems += [f"the model has no place for {shown(path)}" for path in theirs if path not in ours]
     if problems:
-        raise UserError(f"{source} does not fit the model: {'; '.join(problems)}")
-    loaded = tuple(path for path in ours if path not in kept)
-    return nest(filled), Report(source, loaded, tuple(kept), tuple(ignored), note)
+        raise UserError(f"{source} does not fit the model: {listed(problems)}")
+    loaded = tuple(path for path in ours if path in theirs)
+    return nest(filled), Report(source, loaded, tuple(stay), tuple(ignored), note)
+
+
+def fill_collections(
+    variables: Mapping[str, Params],
+    tables: Mapping[str, Mapping[str, Any]],
+    kept: Sequence[str] = (),
+    source: str = "the checkpoint",
+    ignored: Iterable[str] = (),
+    note: str = "",
+) -> tuple[dict[str, Params], Report]:
+    """`fill` for each collection of a model's variables: "params", "batch_stats", ...
+
+    `tables` has a table for each collection that the file knows; other collections stay as they
+    are. The report names what belongs to collections other than "params" as "collection/path".
+    """
+    filled, reports = dict(variables), []
+    for collection, table in tables.items():
+        filled[collection], report = fill(
+            variables.get(collection, {}), table, kept, source, ignored, note
+        )
+        if collection != "params":
+            paths = {
+                field: tuple(f"{collection}/{path}" for path in getattr(report, field))
+                for field in ("loaded", "kept")
+            }
+            report = dataclasses.replace(report, **paths)
+        reports.append(report)
+    if not any(report.loaded for report in reports):
+        raise UserError(f"{source} fills nothing of the model's {', '.join(variables)}.")
+    return filled, Report(
+        source,
+        tuple(path for report in reports for path in report.loaded),
+        tuple(path for report in reports for path in report.kept),
+        tuple(ignored),
+        note,
+    )
+
+
+def vit_parts(
+    canonical: Mapping[str, np.ndarray],
+    grid: tuple[int, int],
+    source: str = "the checkpoint",
+    *,
+    depth: int,
+    width: int,
+    patch: int,
+) -> tuple[dict[str, Params], str]:
+    """(the two parts of a ViT as parameter trees, what was done to its position embedding).
+
+    "tokens" is the tree of `models/vit.Trunk`: patch/kernel [p * p * 3, D], patch/bias [D],
+    class_token [1, D], position [1+n, D] and blocks/... [L-1, ...], the first L-1 blocks stacked;
+    "head" is that of `models/vit.LastBlock`: block/..., the last block, and norm/....
+
+    Args:
+        canonical: one ViT, as `to_canonical` gives it.
+        grid: (rows, columns) of the model's patches.
+        source: where the arrays are from, for messages.
+        depth: number of blocks of the model, the last one included.
+        width: D of the model.
+        patch: side of the model's patches in pixels.
+
+    Raises UserError where a size of the model is not that of the file, naming both, and where the
+    positions can not be resized.
+    """
+    sizes = {
+        "depth": (depth, depth_of(canonical)),
+        "width": (width, canonical["class_token"].shape[-1]),
+        "patch": (patch, canonical["patch/kernel"].shape[0]),
+    }
+    different = [
+        f"{what} {theirs} where the model has {ours}"
+        for what, (ours, theirs) in sizes.items()
+        if ours != theirs
+    ]
+    if different:
+        raise UserError(
+            f"{source} has {', '.join(different)}; set config.model.variant and the patch size to "
+            "those of the file"
+        )
+    position, note = fit_position(canonical["position"], grid, source)
+    tokens = trunk_parameters({**canonical, "position": position}, depth - 1)
+    head = {
+        **{f"block/{k}": array for k, array in _inside(f"blocks/{depth - 1}/", canonical).items()},
+        **{name: canonical[name] for name in ("norm/scale", "norm/bias")},
+    }
+    return {"tokens": tokens, "head": nest(head)}, note
 
 
 def trunk_parameters(canonical: Mapping[str, np.ndarray], blocks: int) -> Params:
-    """The tree of a trunk of the first `blocks` blocks of a ViT, without leading axes."""
+    """The tree of a `models/vit.Trunk` of the first `blocks` blocks of a ViT in canonical names."""
     kernel = canonical["patch/kernel"]
     flat = {
         "patch/kernel": kernel.reshape(-1, kernel.shape[-1]),  # rows (y, x, channel)
@@ -145,13 +209,6 @@ def trunk_parameters(canonical: Mapping[str, np.ndarray], blocks: int) -> Params
     return nest(flat)
 
 
-def _head_parameters(canonical: Mapping[str, np.ndarray]) -> Params:
-    """The tree of the last block and the final norm of a ViT, without leading axes."""
-    last = f"blocks/{depth_of(canonical) - 1}/"
-    flat = {f"block/{leaf}": array for leaf, array in _inside(last, canonical).items()}
-    return nest(flat | {name: canonical[name] for name in ("norm/scale", "norm/bias")})
-
-
 def _inside(prefix: str, flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
 
@@ -161,33 +218,12 @@ def depth_of(canonical: Mapping[str, np.ndarray]) -> int:
     return 1 + max(int(name.split("/")[1]) for name in canonical if name.startswith("blocks/"))
 
 
-def _compare_sizes(ours: Params, theirs: Mapping[str, np.ndarray], source: str) -> None:
-    rows, width = ours["trunk/patch/kernel"].shape[-2:]
-    first = ours.get("trunk/blocks/norm1/scale")  # a model of one block has none in its trunk
-    trunk_depth = 0 if first is None else first.shape[-2]
-    sizes = {
-        "depth": (1 + trunk_depth, depth_of(theirs)),
-        "width": (width, theirs["class_token"].shape[-1]),
-        "patch": (math.isqrt(rows // 3), theirs["patch/kernel"].shape[0]),
-    }
-    different = [
-        f"{what} {theirs_} where the model has {ours_}"
-        for what, (ours_, theirs_) in sizes.items()
-        if ours_ != theirs_
-    ]
-    if different:
-        raise UserError(
-            f"{source} has {', '.join(different)}; set config.model.variant and the patch size to "
-            "those of the file"
-        )
-
-
 def fit_position(
     position: np.ndarray, grid: tuple[int, int], source: str
 ) -> tuple[np.ndarray, str]:
     """(position embedding [1+n, D] for `grid`, what was done to it); the source is a square grid.
 
-    Raises `UserError` where it has another number of positions that is no square.
+    Raises UserError where it has another number of positions that is not a square.
     """
     count, wanted = len(position) - 1, math.prod(grid)
     if count == wanted:
@@ -202,7 +238,26 @@ def fit_position(
     return resize_position(position, (side, side), grid), note
 
 
-def flatten(tree: Params, prefix: str = "") -> dict[str, Any]:
+def resize_position(
+    position: np.ndarray, grid_from: tuple[int, int], grid_to: tuple[int, int]
+) -> np.ndarray:
+    """Position embedding [1+n', D] for the grid (rows, columns) `grid_to`, from one [1+n, D].
+
+    Bilinear, half-pixel centres, borders clamped and no antialiasing, as the authors' release does
+    it (docs/fidelity.md); the class token's row is kept, and an embedding that has as many tokens
+    as wanted is returned untouched, whatever its shape was.
+    """
+    if math.prod(grid_from) != len(position) - 1:
+        raise ValueError(f"{len(position) - 1} positions are no grid of {grid_from}")
+    if math.prod(grid_from) == math.prod(grid_to):
+        return position
+    width = position.shape[1]
+    patches = position[1:].reshape(*grid_from, width)
+    resized = jax.image.resize(patches, (*grid_to, width), "bilinear", antialias=False)
+    return np.concatenate([position[:1], np.asarray(resized).reshape(-1, width)])
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{path with slashes: leaf} of a nested dict."""
     flat = {}
     for key, value in tree.items():

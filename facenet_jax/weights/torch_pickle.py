@@ -1,19 +1,21 @@
-"""The pickle inside a PyTorch checkpoint, interpreted without running anything of it.
+"""The pickle inside a PyTorch checkpoint, read without importing or running anything it names.
 
-A machine for the opcodes that `torch.save` writes: it builds plain values and `Tensor` records and
-knows no way to import or call anything else, so a hostile file can only be refused.
+`pickle.Unpickler` gets stand-ins for the few objects that a state dict needs, and makes `Tensor`
+records. A look at the opcodes comes first and refuses what it would do without a bound.
 """
 
-import contextlib
 import dataclasses
+import io
+import pickle
 import pickletools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
 from data_tfds.errors import UserError
+from facenet_jax.weights.messages import shown
 
 STORAGES = {
     "DoubleStorage": np.dtype(np.float64),
@@ -29,19 +31,35 @@ STORAGES = {
 }
 """The typed storages of `torch` by name, and the types of their elements."""
 
+_MOST_AXES = 32
+_LARGEST_PICKLE = 2**24  # bytes; a state dict of 10,000 tensors has 3 MB
+_MOST_OPCODES = 500_000  # 20,000 tensors
 
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """A tensor by reference: which storage, and how it lies there, in elements."""
+_SCALARS = {
+    *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG1", "LONG4"),
+    *("BINFLOAT", "BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE"),
+    *("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES"),
+}
+_PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
+_GETS = {"GET", "BINGET", "LONG_BINGET"}
+_OPCODES = {
+    *("PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL", "BINPERSID"),
+    *("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("LIST", "DICT", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "REDUCE", "NEWOBJ", "BUILD"),
+    *(_SCALARS | _PUTS | _GETS),
+}
+"""What `torch.save` writes, of Python 2 too. All others are refused before anything is built."""
 
-    storage: "Storage"
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+
+class _Sealed:
+    """What a pickle gets to hold but may not change: pickle's BUILD sets attributes otherwise."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("it changes an object that is no dictionary")
 
 
-@dataclasses.dataclass(frozen=True)
-class Storage:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Storage(_Sealed):
     """A typed run of `count` elements; `start` is where a legacy view of it begins."""
 
     key: str
@@ -50,156 +68,198 @@ class Storage:
     start: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class _Global:
-    """A Python object that the pickle names. It is never imported."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tensor(_Sealed):
+    """A tensor by reference: its storage, and its place and strides there, in elements."""
 
-    name: str
-
-
-@contextlib.contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Turns whatever a damaged file provokes inside the block into one `UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        what = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"{name}: the file is truncated, corrupt or no checkpoint ({what}); "
-            "fetch it again and compare its size"
-        ) from error
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
 
-def interpret(file: BinaryIO, name: str, storages: dict[str, Storage] | None = None) -> Any:
-    """The value of the pickle at the position of `file`, which is left just behind it."""
-    machine = _Machine(name, {} if storages is None else storages)
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name == "STOP":
-            return machine.stack.pop()
-        machine.step(opcode.name, argument)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Kind(_Sealed):
+    """The class of a storage. It cannot be called."""
+
+    dtype: np.dtype
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Function(_Sealed):
+    """A function of ours that stands for one that the pickle calls."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+
+class _Dict(dict):
+    """An OrderedDict; its attributes (`_metadata` of a state dict) are no weights."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Options:
+    """An argparse.Namespace, which training scripts leave beside the weights; its content goes."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any = None, hooks: Any = None
+) -> Tensor:
+    """The arguments of `torch._utils._rebuild_tensor_v2` as a record; their numbers are checked."""
+    del grad, hooks
+    if not isinstance(storage, Storage):
+        raise ValueError("a tensor without a storage")
+    if type(shape) is not tuple or type(strides) is not tuple:
+        raise ValueError("a tensor whose shape or strides are no tuple")
+    if len(shape) != len(strides) or len(shape) > _MOST_AXES:
+        raise ValueError(f"a tensor of {len(shape)} axes and {len(strides)} strides")
+    if not all(map(_is_size, (offset, *shape, *strides))):
+        raise ValueError("a tensor whose offset, shape or strides are no integers from 0")
+    return Tensor(storage, offset, shape, strides)
+
+
+def _parameter(tensor: Any, grad: Any = None, hooks: Any = None) -> Tensor:
+    del grad, hooks
+    if not isinstance(tensor, Tensor):
+        raise ValueError("a parameter without a tensor")
+    return tensor
+
+
+def _size(sizes: Any = ()) -> Any:
+    return sizes  # a tuple; `_tensor` looks into it
+
+
+class _Unpickler(pickle.Unpickler):
+    """The values of one pickle whose opcodes `checked_length` has passed."""
+
+    def __init__(self, data: bytes, name: str, storages: dict[str, Storage]):
+        super().__init__(io.BytesIO(data), encoding="latin-1")
+        self._name = name
+        self._storages = storages
+        self._room = len(data)
+        self._known = {
+            "collections.OrderedDict": _Function(self._ordered_dict),
+            "torch._utils._rebuild_tensor": _Function(_tensor),
+            "torch._utils._rebuild_tensor_v2": _Function(_tensor),
+            "torch._utils._rebuild_parameter": _Function(_parameter),
+            "torch.Size": _Function(_size),
+            "argparse.Namespace": _Options,
+            **{f"torch.{kind}": _Kind(dtype) for kind, dtype in STORAGES.items()},
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Our stand-in for a Python object; `UserError` for one that weights do not need."""
+        full = f"{module}.{name}"
+        if full not in self._known:
+            raise UserError(
+                f"{self._name}: refused, because the file asks for the Python object "
+                f"{shown(full)}, which weights do not need; nothing of it was run; "
+                "save only the state_dict with PyTorch"
+            )
+        return self._known[full]
+
+    def persistent_load(self, reference: Any) -> Storage:
+        """The storage of a reference (zip: 5 fields; legacy: a sixth names a view of it)."""
+        if type(reference) is not tuple or len(reference) not in (5, 6):
+            raise ValueError("a reference that has not the fields of a storage")
+        tag, kind, key, _, count, *view = reference
+        if type(tag) is not str or tag != "storage" or not isinstance(kind, _Kind):
+            raise ValueError("a reference to something that is no storage")
+        if type(key) is not str or not _is_size(count):
+            raise ValueError("a storage whose key is no text or whose size is no integer from 0")
+        whole = self._storages.setdefault(key, Storage(key, kind.dtype, count))
+        if whole.dtype != kind.dtype:
+            raise ValueError(f"storage {shown(key)} is named with two types")
+        if not view or view[0] is None:
+            return Storage(key, kind.dtype, count)
+        if type(view[0]) is not tuple or len(view[0]) != 3:
+            raise ValueError(f"a view of storage {shown(key)} has not the fields of one")
+        _, start, size = view[0]
+        if not (_is_size(start) and _is_size(size) and start + size <= count):
+            raise ValueError(f"a view of storage {shown(key)} leaves it")
+        return Storage(key, kind.dtype, size, start)
+
+    def _ordered_dict(self, items: Any = ()) -> _Dict:
+        """A dictionary of (key, value) pairs, which Python 2 gave in the call."""
+        if type(items) not in (list, tuple):
+            raise ValueError("an OrderedDict of something that is no list")
+        self._room -= len(items)  # one long list must not be copied by many calls
+        if self._room < 0:
+            raise ValueError("its dictionaries have more items than the file has bytes")
+        pairs = _Dict()
+        for item in items:
+            if type(item) not in (list, tuple) or len(item) != 2 or type(item[0]) is not str:
+                raise ValueError("an OrderedDict of something that is no pair of a text and more")
+            pairs[item[0]] = item[1]
+        return pairs
+
+
+def checked_length(data: bytes) -> int:
+    """The number of bytes of the pickle that `data` begin with.
+
+    Raises ValueError for what `pickle.Unpickler` would do without a bound: it takes memory up to
+    the largest memo number, and hashes dictionary keys, for which a tuple that holds itself twice,
+    forty times over, takes years. So keys must be texts or numbers of 60 bits, and memo numbers
+    count up. For this the stack is followed, but of each value only whether it may be a key.
+    """
+    keys: list[bool] = []  # one for each value on the stack
+    marks: list[int] = []
+    memo: dict[int, bool] = {}
+    for number, (code, argument, at) in enumerate(pickletools.genops(data)):
+        name = code.name
+        if name not in _OPCODES:
+            raise ValueError(f"pickle opcode {name}, which torch.save never writes")
+        if number >= _MOST_OPCODES:
+            raise ValueError(f"a pickle of more than {_MOST_OPCODES} opcodes")
+        if name == "STOP":
+            return at + 1
+        if name == "MARK":
+            marks.append(len(keys))
+        elif name in _PUTS:
+            index = len(memo) if name == "MEMOIZE" else argument
+            if not 0 <= index <= number:
+                raise ValueError("a memo number that does not count up")
+            memo[index] = keys[-1]
+        elif name in _GETS:
+            if argument not in memo:
+                raise ValueError("a memo number under which nothing lies")
+            keys.append(memo[argument])
+        elif name in _SCALARS:
+            keys.append(type(argument) is not int or abs(argument) < 2**60)
+        else:
+            before = [kind for kind in code.stack_before if kind is not pickletools.stackslice]
+            start = len(keys)
+            if pickletools.markobject in before:
+                start = marks.pop()
+                before.remove(pickletools.markobject)
+            items = keys[start - len(before) :]
+            del keys[start - len(before) :]
+            named = {"SETITEM": items[1:2], "SETITEMS": items[1::2], "DICT": items[::2]}
+            if not all(named.get(name, ())):
+                raise ValueError("a dictionary key that is neither a text nor a number")
+            keys += [False] * len(code.stack_after)
     raise ValueError("a pickle without an end")
 
 
-def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> Tensor:
-    if not isinstance(storage, Storage):
-        raise ValueError("a tensor without a storage")
-    return Tensor(storage, offset, tuple(shape), tuple(strides))
+def unpickle(file: BinaryIO, name: str, storages: dict[str, Storage] | None = None) -> Any:
+    """The value of the pickle at the position of `file`, which is left just behind it.
 
-
-_CALLS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": lambda items=(): dict(items),
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-    "torch.Size": lambda sizes=(): tuple(sizes),
-    "argparse.Namespace": dict,  # the options that training scripts leave beside the weights
-}
-_ALLOWED = {*_CALLS, *(f"torch.{name}" for name in STORAGES)}
-
-
-def _storage(reference: tuple, known: dict[str, Storage]) -> Storage:
-    """The storage of a persistent id (zip: 5 fields; legacy: a sixth names a view of it)."""
-    tag, kind, key, _, count, *view = reference
-    kind_name = kind.name.removeprefix("torch.") if isinstance(kind, _Global) else ""
-    if tag != "storage" or kind_name not in STORAGES or type(key) is not str:
-        raise ValueError(f"unknown reference {reference!r}")
-    if type(count) is not int or count < 0:
-        raise ValueError(f"a storage of {count!r} elements")
-    whole = known.setdefault(key, Storage(key, STORAGES[kind_name], count))
-    if whole.dtype != STORAGES[kind_name]:
-        raise ValueError(f"storage {key} is named with two types")
-    if not view or view[0] is None:
-        return Storage(key, whole.dtype, count)
-    _, start, size = view[0]
-    if not all(type(n) is int and n >= 0 for n in (start, size)) or start + size > count:
-        raise ValueError(f"a view of storage {key} leaves it: {view[0]!r}")
-    return Storage(key, whole.dtype, size, start)
-
-
-_SKIP = {"PROTO", "FRAME"}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_LITERALS = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
-    *("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES"),
-}
-_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": set}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-class _Machine:
-    """Stack and memo of one pickle; `step` knows every opcode that is understood."""
-
-    def __init__(self, name: str, storages: dict[str, Storage]):
-        self.name, self.storages = name, storages
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
-
-    def step(self, code: str, argument: Any) -> None:
-        stack = self.stack
-        if code in _SKIP:
-            return
-        if code in _CONSTANTS:
-            stack.append(_CONSTANTS[code])
-        elif code in _LITERALS:
-            stack.append(argument)
-        elif code in _EMPTY:
-            stack.append(_EMPTY[code]())
-        elif code in _TUPLES:
-            stack[-_TUPLES[code] :] = [tuple(stack[-_TUPLES[code] :])]
-        elif code == "MARK":
-            self.marks.append(len(stack))
-        elif code in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self.memo[argument] = stack[-1]
-        elif code == "MEMOIZE":
-            self.memo[len(self.memo)] = stack[-1]
-        elif code in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(self.memo[argument])
-        elif code in ("GLOBAL", "STACK_GLOBAL"):
-            parts = argument.split(" ") if code == "GLOBAL" else (stack.pop(-2), stack.pop())
-            stack.append(self._global(".".join(parts)))
-        else:
-            self._build(code)
-
-    def _build(self, code: str) -> None:
-        """Opcodes that fill a container or put one together."""
-        stack = self.stack
-        if code in ("TUPLE", "LIST", "DICT", "APPENDS", "SETITEMS"):
-            start = self.marks.pop()
-            items = stack[start:]
-            del stack[start:]
-            pairs = list(zip(items[::2], items[1::2], strict=False))
-            if code == "APPENDS":
-                stack[-1].extend(items)
-            elif code == "SETITEMS":
-                stack[-1].update(pairs)
-            else:
-                stack.append({"TUPLE": tuple(items), "LIST": items, "DICT": dict(pairs)}[code])
-        elif code == "APPEND":
-            value = stack.pop()
-            stack[-1].append(value)
-        elif code == "SETITEM":
-            key, value = stack.pop(-2), stack.pop()
-            stack[-1].update({key: value})
-        elif code in ("REDUCE", "NEWOBJ"):
-            function, arguments = stack.pop(-2), stack.pop()
-            if not isinstance(function, _Global) or function.name not in _CALLS:
-                raise ValueError(f"it calls {function!r}")
-            stack.append(_CALLS[function.name](*arguments))
-        elif code == "BUILD":  # attributes of a dictionary or of options: none is a weight
-            stack.pop()
-        elif code == "BINPERSID":
-            stack.append(_storage(stack.pop(), self.storages))
-        else:
-            raise ValueError(f"pickle opcode {code}, which torch.save never writes")
-
-    def _global(self, name: str) -> _Global:
-        if name not in _ALLOWED:
-            raise UserError(
-                f"{self.name}: refused, because the file asks for the Python object {name}, which "
-                "weights do not need; nothing of it was run; save only the state_dict with PyTorch"
-            )
-        return _Global(name)
+    Tensors are `Tensor` records; `storages` gets the storages that the pickle names, by key. Raises
+    UserError for foreign Python objects and other exceptions for whatever is damaged.
+    """
+    start = file.tell()
+    data = file.read(_LARGEST_PICKLE)
+    length = checked_length(data)
+    file.seek(start + length)
+    return _Unpickler(data[:length], name, {} if storages is None else storages).load()

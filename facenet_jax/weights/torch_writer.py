@@ -20,9 +20,9 @@ _ALIGNMENT = 64  # bytes; torch maps storages into memory in place
 
 
 def write_state_dict(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None:
-    """Writes {name: array} to `path`, whole or not at all.
+    """Write {name: array} to `path`, completely or not at all.
 
-    Raises `UserError` for a folder that cannot be written and for types that torch has not.
+    Raises UserError for a folder that cannot be written and for types that torch does not have.
     """
     path = pathlib.Path(path)
     for name, array in state.items():

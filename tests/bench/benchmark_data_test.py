@@ -1,15 +1,10 @@
 """The benchmark of the data side runs, on a size that measures nothing."""
 
-import importlib
 import json
-import pathlib
-import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-benchmark_data = importlib.import_module("benchmark_data")
+from scripts import benchmark_data
 
 
 @pytest.mark.parametrize(

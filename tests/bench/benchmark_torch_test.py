@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from data_tfds.errors import UserError
-from facenet_jax.bench import alternate as turns
+from facenet_jax import run as runs
+from facenet_jax.bench.alternate import Worker
 from facenet_jax.runtime import cli
 from scripts import benchmark_torch
 from tests.support import tiny_run as tiny
@@ -23,7 +24,7 @@ def test_a_missing_torch_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "torch" else find(name)
     )
-    assert main(monkeypatch, "--config=tests/tiny.py") == 2
+    assert main(monkeypatch, "--config=tests/support/tiny_run.py") == 2
     assert "pip install -e '.[bench]'" in capsys.readouterr().err
 
 
@@ -32,19 +33,25 @@ def test_a_config_is_needed(monkeypatch, capsys):
     assert "none.py does not exist" in capsys.readouterr().err
 
 
-def test_both_sides_see_the_same_batches_and_weights():
-    c = tiny.config(losses__triplet=((0.0, 0.0), (0.5, 1.0), (1.0, 1.0)))
-    first, second = (benchmark_torch.synthetic(c, 10) for _ in range(2))
+def test_both_sides_see_the_same_batches_rates_and_weights():
+    c = tiny.config(data__name="msvr310")
+    c.losses.triplet.weight = ((0.0, 0.0), (0.5, 1.0), (1.0, 1.0))
+    first, second = (benchmark_torch.arrays(c, 10) for _ in range(2))
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name])
     steps = (10 + benchmark_torch.WARM_UP) * c.train.steps_per_dispatch
     assert first["rows"].shape == (steps, 3, 8)
     assert first["weights"].shape == (steps, 4)
     np.testing.assert_allclose(first["weights"][[0, steps // 4 + 1], 1], [0, 0.5], atol=0.05)
+    dataset, plan = benchmark_torch.inputs(c, 10)
+    ours = runs.assemble(c, dataset, mesh=tiny.make_mesh(1), plan=plan)
+    np.testing.assert_array_equal(ours.rates, first["rates"])
+    np.testing.assert_array_equal(ours.plan.rows, first["rows"])
+    assert ours.model.spec.identities == first["identities"] == 155
 
 
 class Counter:
-    """A side that adds up."""
+    """A target that adds up."""
 
     def __init__(self, start):
         if start < 0:
@@ -58,23 +65,23 @@ class Counter:
         return self.sum
 
 
-def test_a_side_keeps_its_state_between_turns():
-    sides = [turns.Side("a", Counter, 1), turns.Side("b", Counter, 10)]
-    assert [side.ask("add", 1)[-1] for side in sides] == [2, 11]
-    assert [side.ask("add", 1)[-1] for side in sides] == [3, 12]
-    assert sides[0].ask("add", 0)[0] < 1
+def test_a_worker_keeps_its_state_between_calls():
+    workers = [Worker("a", Counter, 1), Worker("b", Counter, 10)]
+    assert [worker.ask("add", 1)[-1] for worker in workers] == [2, 11]
+    assert [worker.ask("add", 1)[-1] for worker in workers] == [3, 12]
+    assert workers[0].ask("add", 0)[0] < 1
     with pytest.raises(UserError, match=r"process of b ended with exit code 7"):
-        sides[1].ask("add", 1000)
-    sides[0].close()
+        workers[1].ask("add", 1000)
+    workers[0].close()
     with pytest.raises(UserError, match="Too low"):
-        turns.Side("c", Counter, -1)
+        Worker("c", Counter, -1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["train", "embed"])
 def test_the_comparison(what, tmp_path):
     pytest.importorskip("torch", reason="PyTorch, the extra `bench`, is not installed")
-    options = ["--config=tests/tiny.py", f"--what={what}", "--seconds=0", "--nocompile"]
+    options = ["--config=tests/support/tiny_run.py", f"--what={what}", "--seconds=0", "--nocompile"]
     subprocess.run(
         [sys.executable, "scripts/benchmark_torch.py", *options, f"--json={tmp_path / 'r.json'}"],
         cwd=tiny.ROOT,

@@ -1,6 +1,6 @@
 import pytest
 
-from facenet_jax.bench.collectives import Moved, collectives
+from facenet_jax.bench.collectives import Collective, collectives
 
 TEXT = """
   %a = f32[3,32,768]{2,1,0} all-gather(f32[3,4,768]{2,1,0} %p), dimensions={1}
@@ -14,11 +14,11 @@ TEXT = """
 
 def test_every_array_that_travels_is_found():
     assert collectives(TEXT) == [
-        Moved("all-gather", "f32", (3, 32, 768)),
-        Moved("all-reduce", "f32", (768,)),
-        Moved("all-reduce", "bf16", (3, 768, 603)),
-        Moved("all-reduce", "f32", (10,)),
-        Moved("reduce-scatter", "s32", ()),
+        Collective("all-gather", "f32", (3, 32, 768)),
+        Collective("all-reduce", "f32", (768,)),
+        Collective("all-reduce", "bf16", (3, 768, 603)),
+        Collective("all-reduce", "f32", (10,)),
+        Collective("reduce-scatter", "s32", ()),
     ]
 
 
@@ -28,5 +28,5 @@ def test_every_array_that_travels_is_found():
 )
 def test_bytes_sent_in_a_ring(kind, sent):
     """By hand, for 400 bytes as they come out on each of 4 devices."""
-    assert Moved(kind, "f32", (10, 10)).sent(4) == sent
-    assert Moved(kind, "bf16", (10, 10)).sent(4) == sent / 2
+    assert Collective(kind, "f32", (10, 10)).sent(4) == sent
+    assert Collective(kind, "bf16", (10, 10)).sent(4) == sent / 2

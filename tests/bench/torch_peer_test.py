@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from data_tfds.samples import BANDS
-from facenet_jax import models, optim
-from facenet_jax.inputs import sampler
+from data_tfds.errors import UserError
+from facenet_jax import objective, optim
 from facenet_jax.inputs.augment import augment, draws
-from facenet_jax.step import loss_terms, used_losses, weight_at
+from facenet_jax.inputs.sampler import pk_samples
 from tests.support import tiny_run as tiny
 
 torch = pytest.importorskip("torch", reason="PyTorch, the extra `bench`, is not installed")
@@ -26,7 +26,8 @@ RELEASE = {
     "model__fce__keep": "near_infrared",
     "model__fce__gate": "batch",
     "model__neck_feature": "after",
-    "loss_options__kl_reduction": "batch",
+    "losses__mask_kl__reduction": "batch",
+    "losses__mc__reduction": "batch",
 }
 CASES = {
     "paper": {},
@@ -37,16 +38,17 @@ CASES = {
         "model__mfmp__heads": 2,
         "model__mfmp__head_width": 5,
         "model__remat": "full",
-        "loss_options__margin": 0.3,
-        "loss_options__label_smoothing": 0.1,
-        "losses__flare": 0.5,
+        "losses__triplet__margin": 0.3,
+        "losses__id__label_smoothing": 0.1,
+        "losses__flare__weight": 0.5,
+        "losses__flare__label_smoothing": 0.2,
     },
-    "baseline": {
-        "model__depth": 3,
+    "baseline": {"model": "three_stream", "model__depth": 3},
+    "FACENet without its parts": {
         "model__mfmp__enabled": False,
         "model__fce__enabled": False,
         "model__flare_heads": False,
-        "losses__mask_kl": 0.0,
+        "losses__mask_kl__weight": 0.0,
     },
     "masks without MFMP": {"model__mfmp__enabled": False, "model__fce__mask": "hard"},
 }
@@ -62,7 +64,7 @@ def relative(got, expected):
 def both(case):
     """(config, our model, our variables, the peer with the same) without drop path."""
     c = tiny.config(model__drop_path=0.0, **CASES[case])
-    model = models.build(c.model, tiny.SIZE, tiny.IDENTITIES)
+    model = tiny.build(c)
     variables = tiny.variables(model)
     peer = torch_peer.FACENet(c.model, tiny.SIZE, tiny.IDENTITIES)
     torch_peer.load(peer, variables)
@@ -79,40 +81,40 @@ def test_evaluation(case):
     batch = tiny.batch()
     ours, _ = jax.jit(lambda v: model.apply(v, batch, train=False))(variables)
     with torch.inference_mode():
-        theirs = peer.eval()(*as_torch(batch.images, batch.flare))
+        theirs = peer.eval()(*as_torch(batch.images, batch.labels["flare"][:2].T))
     assert relative(theirs.embedding, ours.embedding) < 1e-5
-    for band, got in zip(BANDS, theirs.features, strict=True):
-        assert relative(got, ours.features[band]) < 1e-5, band
+    for modality, got in zip(tiny.MODALITIES, theirs.features, strict=True):
+        assert relative(got, ours.features[modality]) < 1e-5, modality
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_training(case):
     c, model, variables, peer = both(case)
-    batch, names = tiny.batch(8), used_losses(c)
-    weights = [float(weight_at(c.losses[name], jnp.float32(0))) for name in names]
+    batch, terms = tiny.batch(8), objective.terms(c)
 
     @jax.jit
     def ours(params):
         variables_ = {**variables, "params": params}
         outputs, changed = model.apply(variables_, batch, train=True, key=jax.random.key(0))
-        terms = loss_terms(outputs, batch, names, c.loss_options)
-        total = sum(weight * terms[name] for weight, name in zip(weights, names, strict=True))
-        return total, (terms, changed)
+        total, weighed = objective.total(terms, outputs, batch, jnp.float32(0))
+        return total, (weighed, changed)
 
-    (total, (terms, changed)), gradients = jax.value_and_grad(ours, has_aux=True)(
+    (total, (weighed, changed)), gradients = jax.value_and_grad(ours, has_aux=True)(
         variables["params"]
     )
-    images, flare, identity = as_torch(batch.images, batch.flare, batch.identity)
+    images, flare, identity = as_torch(batch.images, batch.labels["flare"][:2].T, batch.identity)
     outputs = peer.train()(images, flare)
-    their_terms = torch_training.loss_terms(outputs, identity.long(), flare, names, c.loss_options)
-    their_total = (torch.tensor(weights) * their_terms).sum()
+    sections = [c.losses[label] for label in terms]
+    weights = torch.tensor([float(weight) for weight, _ in terms.values()])
+    their_terms = weights * torch_training.loss_terms(outputs, identity.long(), flare, sections)
+    their_total = their_terms.sum()
     their_total.backward()
 
-    for name, got in zip(names, their_terms, strict=True):
-        assert relative(got.detach(), terms[name]) < 1e-5, name
+    for label, got in zip(terms, their_terms, strict=True):
+        assert relative(got.detach(), weighed[label]) < 1e-5, label
     assert relative(their_total.detach(), total) < 1e-5
     tree = {"params": gradients, **changed}
-    all_gradients = float(optim.global_norm(gradients))
+    all_gradients = float(optax.global_norm(gradients))
     for name, tensor in peer.named_parameters():
         if tensor.requires_grad:
             expected = torch_peer.ours(tree, name, tensor.shape)
@@ -141,12 +143,13 @@ def test_optimizer(name):
     ours, theirs = optim.optimizer(c.optim), torch_training.make_optimizer(peer, c.optim)
     params = variables["params"]
     state, rates = ours.init(params), np.array([[0.1, 0.2], [0.05, 0.3]], np.float32)
+    groups = optim.parameter_groups({}, 2.0)
 
     @jax.jit
     @jax.numpy_dtype_promotion("standard")
     def step(params, state, gradients, rates):
         directions, state = ours.update(gradients, state, params)
-        return optim.descend(params, directions, rates), state
+        return optim.descend(params, directions, rates, groups), state
 
     for seed, rate in enumerate(rates):
         gradients = tiny.draw(params, seed=seed)
@@ -162,39 +165,39 @@ def test_optimizer(name):
             assert relative(tensor.detach(), expected) < 1e-5, key
 
 
-@pytest.mark.parametrize("draw", ["shared", "independent"])
-def test_crops_are_those_of_our_augmentation(draw):
-    c = tiny.config(augment__draw=draw, augment__pad=5).augment
+@pytest.mark.parametrize("per_modality", [False, True])
+def test_crops_are_those_of_our_augmentation(per_modality):
+    c = tiny.config(augment__per_modality=per_modality, augment__pad=5).augment
     images, _ = tiny.pictures(4, 2)
     rows, key = np.array([3, 0, 5, 6]), jax.random.key(0)
     ours = augment(jnp.asarray(images[:, rows]), key, c)
-    *keys, shape = draws(key, (3, len(rows)), draw == "shared")
+    *keys, shape = draws(key, (3, len(rows)), not per_modality)
     flip = jax.random.bernoulli(keys[0], c.flip, shape)
     top, left = (jax.random.randint(k, shape, 0, 2 * c.pad + 1) for k in keys[1:3])
     drawn = [as_torch(np.broadcast_to(x, (3, len(rows))))[0] for x in (flip, top, left)]
     assert flip.any()
     assert not flip.all()
-    for band, *how in zip(range(3), *drawn, strict=True):
-        got = torch_training.crop(*as_torch(images[band], rows), *how, c.pad)
-        np.testing.assert_array_equal(got, np.round((np.asarray(ours[band]) + 1) * 127.5))
-        np.testing.assert_allclose(torch_training.normalise(got), ours[band], atol=2e-7)
+    for modality, *how in zip(range(3), *drawn, strict=True):
+        got = torch_training.crop(*as_torch(images[modality], rows), *how, c.pad)
+        np.testing.assert_array_equal(got, np.round((np.asarray(ours[modality]) + 1) * 127.5))
+        np.testing.assert_allclose(torch_training.normalise(got), ours[modality], atol=2e-7)
 
 
 def peer_on_data(c):
     images, flare = tiny.pictures(tiny.IDENTITIES, tiny.SAMPLES)
     identity = np.repeat(np.arange(tiny.IDENTITIES, dtype=np.int32), tiny.SAMPLES)
-    plan = sampler.pk_plan(identity, seed=0, p=4, k=2, epochs=0, steps=30)
+    samples, _ = pk_samples(identity, seed=0, p=4, k=2, epochs=0, steps=30)
     arrays = {
         "identities": tiny.IDENTITIES,
         "images": images,
         "identity": identity,
         "flare": flare,
-        "rows": np.repeat(plan.rows[:, None], 3, 1),
+        "rows": np.repeat(samples[:, None], 3, 1),
         "rates": np.full((30, 2), 3e-3, np.float32),
         "weights": np.ones((30, 2), np.float32),
     }
     peer = torch_training.Peer(c, arrays, ("id", "mc"), compiled=False)
-    peer.load(tiny.variables(models.build(tiny.config().model, tiny.SIZE, tiny.IDENTITIES)))
+    peer.load(tiny.variables(tiny.build(tiny.config())))
     return peer
 
 
@@ -205,3 +208,25 @@ def test_the_peer_learns_and_embeds():
     embeddings = peer.embeddings(np.arange(8).reshape(2, 4))
     assert embeddings.shape == (4, 3 * 16)
     assert np.isfinite(embeddings).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"losses__hc__weight": 1.0}, "losses.hc.term = hc"),
+        ({"losses__mc__of": "features"}, "losses.mc.of = features"),
+        ({"losses__id__on": ("visible",)}, "losses.id.on"),
+        ({"augment__erase": 0.5}, "augment.erase"),
+    ],
+)
+def test_what_the_peer_does_not_have_is_said(changes, text):
+    c = tiny.config(**changes)
+    with pytest.raises(UserError, match=text):
+        torch_training.Peer(c, {}, list(objective.terms(c)), compiled=False)
+
+
+def test_another_backbone_is_refused():
+    c = tiny.config("three_stream").model
+    c.backbone = "my.backbone"
+    with pytest.raises(UserError, match=r"three_stream on my\.backbone"):
+        torch_peer.FACENet(c, tiny.SIZE, tiny.IDENTITIES)

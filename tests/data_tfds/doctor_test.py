@@ -28,8 +28,8 @@ def found(report, part):
     return findings[0]
 
 
-def image(root, split, name, band):
-    return root / split / name[:4] / band / name
+def image(root, split, name, folder):
+    return root / split / name[:4] / folder / name
 
 
 def test_a_sound_set_passes(root):
@@ -37,16 +37,16 @@ def test_a_sound_set_passes(root):
     assert report.findings == []
     assert report.exit_code == 0
     train = report.splits["train"]
-    assert (train["triplets"], train["identities"]) == (8, 4)
+    assert (train["samples"], train["identities"]) == (8, 4)
     assert train["samples_per_identity"] == [2, 2, 2]
     assert train["samples_per_camera"] == {"1": 4, "4": 4}
 
 
-def test_flare_shares_follow_the_bands(root):
+def test_flare_shares_follow_the_modalities(root):
     for name in ("0001_v1_n1_s001_001.jpg", "0002_v1_n1_s002_001.jpg"):
         Image.new("RGB", (16, 12), "white").save(image(root, "train", name, "ni"))
     numbers = examine("rendered", str(root)).splits["train"]
-    assert numbers["flare_luma"] == [0.0, 0.25]
+    assert numbers["flare_luma"] == {"visible": 0.0, "near_infrared": 0.25}
 
 
 def harm(root):
@@ -61,9 +61,9 @@ def harm(root):
     trees.picture(3).save(image(root, "train", "0007_v1_n1_s007_001.jpg", "th"), exif=exif)
     trees.picture(4, (20, 16)).save(image(root, "train", "0007_v4_n0_s007_004.jpg", "th"))
     image(root, "test", "0003_v4_n0_s003_004.jpg", "th").unlink()
-    trees.write_triplet(root, "train", "0005_v1_n1_s005_001.jpg", 51)  # as in test
-    trees.write_triplet(root, "train", "0009_v1_n1_s999_001.jpg", 90, folder="car")
-    trees.write_triplet(root, "train", "vehicle.jpg", 91, folder="0010")
+    trees.write_sample(root, "train", "0005_v1_n1_s005_001.jpg", 51)  # as in test
+    trees.write_sample(root, "train", "0009_v1_n1_s999_001.jpg", 90, folder="car")
+    trees.write_sample(root, "train", "vehicle.jpg", 91, folder="0010")
     (root / "train" / "list.txt").write_text("")
 
 
@@ -76,15 +76,15 @@ def test_all_problems_are_found_in_one_pass(root):
         ("1 images are grey", "error", "0002_v1_n1_s002_001.jpg"),
         ("1 images have mode CMYK", "error", "0002_v4_n0_s002_004.jpg"),
         ("1 images carry an EXIF rotation", "warning", "0007_v1_n1_s007_001.jpg"),
-        ("1 triplets have bands of different sizes", "warning", "0007_v4_n0_s007_004.jpg"),
-        ("1 triplets are incomplete", "error", "0003_v4_n0_s003_004.jpg"),
-        ("1 identities are in train and in test", "warning", "5"),
-        ("1 triplets of the same name", "warning", "0005_v1_n1_s005_001.jpg"),
+        ("1 samples have images of different sizes", "warning", "0007_v4_n0_s007_004.jpg"),
+        ("1 samples are incomplete", "error", "0003_v4_n0_s003_004.jpg"),
+        ("1 identities are in train and in test", "warning", "0005"),
+        ("1 samples of the same name", "warning", "0005_v1_n1_s005_001.jpg"),
         ("1 identities cannot be used", "error", "train/car"),
         ("1 names do not say", "error", "vehicle.jpg"),
-        ("1 files belong to no triplet", "warning", "list.txt"),
+        ("1 files belong to no sample", "warning", "list.txt"),
         ("1 of 2 queries have no match under wmveid863/official", "warning", "0003_v1"),
-        ("train has 9 triplets of 5 identities, published 3482", "warning", ""),
+        ("train has 9 samples of 5 identities, published 3482", "warning", ""),
     ):
         finding = found(report, part)
         assert finding.severity == severity
@@ -98,11 +98,11 @@ def test_what_the_builder_is_said_to_refuse_it_refuses(root, tmp_path):
     harm(root)
     for folder in ("0001", "0002", "car"):
         shutil.rmtree(root / "train" / folder)
-    for band in trees.BANDS:
-        (root / "train" / "0010" / band / "vehicle.jpg").unlink()
+    for folder in trees.FOLDERS:
+        (root / "train" / "0010" / folder / "vehicle.jpg").unlink()
     report = examine("wmveid863", str(root))
     assert [f.what for f in report.findings if f.severity == "error"] == [
-        "1 triplets are incomplete"
+        "1 samples are incomplete"
     ]
     with pytest.raises(UserError, match="is missing"):
         prepare("wmveid863", str(root), str(tmp_path / "p"))
@@ -111,21 +111,21 @@ def test_what_the_builder_is_said_to_refuse_it_refuses(root, tmp_path):
 
 
 def test_the_clean_protocol_drops_leaked_identities(root, tmp_path, caplog):
-    trees.write_triplet(root, "train", "0005_v1_n1_s005_001.jpg", 51)
+    trees.write_sample(root, "train", "0005_v1_n1_s005_001.jpg", 51)
     image(root, "test", "0003_v4_n0_s003_004.jpg", "th").unlink()
     report = examine("wmveid863/clean", str(root))
     assert report.exit_code == 0
-    assert report.splits["train"]["triplets"] == 8
-    assert "leaves the training triplets" in found(report, "identities are in train").builder
+    assert report.splits["train"]["samples"] == 8
+    assert "leaves the training samples" in found(report, "identities are in train").builder
     builder = prepare("wmveid863/clean", str(root), str(tmp_path / "p")).builder
     assert builder.info.splits["train"].num_examples == 8
     assert builder.info.splits["gallery"].num_examples == 3
-    assert "1 training triplets of test identities are left out: 5" in caplog.text
+    assert "1 training samples of test identities are left out: 0005" in caplog.text
 
 
 def test_wmveid863_is_told_apart_from_msvr310(root, tmp_path):
-    trees.write_triplet(root, "train", "0021_v1_n9_s030_001.jpg", 5)
-    trees.write_triplet(root, "train", "0021_v1_n9_s031_001.jpg", 6)
+    trees.write_sample(root, "train", "0021_v1_n9_s030_001.jpg", 5)
+    trees.write_sample(root, "train", "0021_v1_n9_s031_001.jpg", 6)
     report = examine("wmveid863", str(root))
     assert found(report, "MSVR310").what.startswith("1 of train, 0 of query, 0 of gallery are")
     other = examine("msvr310", str(trees.msvr310(tmp_path / "MSVR310")))

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from data_tfds import flare
-from data_tfds.errors import UserError
+from data_tfds.samples import MODALITIES
 
 
 def slow_histogram_ratio(image):
@@ -80,13 +80,34 @@ RATIO = np.array([[0.095, 0.2], [0.0949, 0.1], [0.0, 0.0], [0.3, 0.3]], np.float
     ],
 )
 def test_labels(statistic, rule, threshold, expected):
-    found = flare.labels(FRACTION, RATIO, statistic=statistic, rule=rule, threshold=threshold)
+    found = flare.labels(
+        FRACTION, RATIO, MODALITIES[:2], statistic=statistic, rule=rule, threshold=threshold
+    )
     assert found.dtype == bool
     np.testing.assert_array_equal(found, np.array(expected, bool))
 
 
-def test_unknown_statistic_and_rule_are_refused():
-    with pytest.raises(UserError, match="flare_statistic"):
-        flare.labels(FRACTION, RATIO, statistic="grey", rule="both", threshold=0.1)
-    with pytest.raises(UserError, match="flare_rule"):
-        flare.labels(FRACTION, RATIO, statistic="luma", rule="all", threshold=0.1)
+@pytest.mark.parametrize("rule", ["per_modality", "either", "both"])
+def test_only_the_visible_and_the_near_infrared_are_flared(rule):
+    """Columns of other modalities, at any place, are False and have no say."""
+    options = {"statistic": "luma", "rule": rule, "threshold": 0.05}
+    expected = flare.labels(FRACTION, RATIO, ("visible", "near_infrared"), **options)
+    wide = np.ones((4, 3), np.float32)
+    wide[:, [2, 0]] = FRACTION
+    found = flare.labels(wide, wide, ("near_infrared", "thermal", "visible"), **options)
+    np.testing.assert_array_equal(found[:, [2, 0]], expected)
+    assert not found[:, 1].any()
+
+
+def test_a_missing_image_is_not_flared_and_has_no_say():
+    present = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], bool)
+    bright = np.ones((4, 2), np.float32)
+    for rule in ("per_modality", "either", "both"):
+        found = flare.labels(
+            *(bright, bright, MODALITIES[:2]),
+            statistic="luma",
+            rule=rule,
+            threshold=0.05,
+            present=present,
+        )
+        np.testing.assert_array_equal(found, present)

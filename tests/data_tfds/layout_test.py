@@ -8,8 +8,9 @@ from PIL import Image
 
 from data_tfds.doctor import examine
 from data_tfds.errors import UserError
-from data_tfds.names import MSVR310, WMVEID863
-from data_tfds.prepare import lookup
+from data_tfds.sets import lookup
+from data_tfds.sets.msvr310 import NAMING as MSVR310
+from data_tfds.sets.wmveid863 import NAMING as WMVEID863
 from data_tfds.source import Stamp
 from facenet_jax.inputs import dataset as data
 from tests.support import small_datasets as trees
@@ -32,24 +33,24 @@ def lines(shared, file):
     return [line for line in text.splitlines() if not line.startswith("#")]
 
 
-def banded(folder, band, names, width):
-    return [f"{folder}/{name[:width]}/{band}/{name}" for name in names]
+def placed(split, folder, names, width):
+    return [f"{split}/{name[:width]}/{folder}/{name}" for name in names]
 
 
 def wmveid863(shared):
     for split in ("train", "test"):
-        for band, label in (("vis", "RGB"), ("ni", "NI"), ("th", "TI")):
-            yield from banded(split, band, lines(shared, f"WMVeID863_{split}_{label}.txt"), 4)
+        for folder, label in (("vis", "RGB"), ("ni", "NI"), ("th", "TI")):
+            yield from placed(split, folder, lines(shared, f"WMVeID863_{split}_{label}.txt"), 4)
 
 
 def msvr310(shared):
-    for folder, split in (
+    for place, split in (
         ("bounding_box_train", "train"),
         ("query3", "query"),
         ("bounding_box_test", "test"),
     ):
-        for band in ("vis", "ni", "th"):
-            yield from banded(folder, band, lines(shared, f"MSVR310_{split}.txt"), 4)
+        for folder in ("vis", "ni", "th"):
+            yield from placed(place, folder, lines(shared, f"MSVR310_{split}.txt"), 4)
 
 
 def rgbnt100(shared):
@@ -62,21 +63,21 @@ def rgbnt100(shared):
 
 
 def rgbnt201(shared):
-    for folder, split in (("train_171", "train"), ("test", "test")):
-        for band in ("RGB", "NI", "TI"):
+    for place, split in (("train_171", "train"), ("test", "test")):
+        for folder in ("RGB", "NI", "TI"):
             names = lines(shared, f"RGBNT201_{split}.txt")
-            yield from (f"{folder}/{band}/{name}" for name in names)
+            yield from (f"{place}/{folder}/{name}" for name in names)
 
 
-def triplets(name, files, tmp_path, incomplete="error"):
+def samples(name, files, tmp_path, incomplete="error"):
     cls, config = lookup(name)
     builder = cls(data_dir=tmp_path, config=config, incomplete=incomplete)
-    return builder.triplets(builder.listing(Names(files)))
+    return builder.samples(builder.listing(Names(files)))
 
 
 def counts(splits):
     return {
-        split: (len(found), len({triplet.identity for triplet in found}))
+        split: (len(found), len({sample.identity for sample in found}))
         for split, found in splits.items()
     }
 
@@ -95,21 +96,21 @@ def counts(splits):
     ],
 )
 def test_published_counts(shared, tmp_path, name, files, expected):
-    assert counts(triplets(name, files(shared), tmp_path)) == expected
+    assert counts(samples(name, files(shared), tmp_path)) == expected
 
 
-def test_wmveid863_has_incomplete_triplets(shared, tmp_path):
+def test_wmveid863_has_incomplete_samples(shared, tmp_path):
     files = list(wmveid863(shared))
     with pytest.raises(UserError, match=r"--config\.data\.incomplete=skip"):
-        triplets("wmveid863", files, tmp_path)
-    complete = triplets("wmveid863", files, tmp_path, incomplete="skip")
+        samples("wmveid863", files, tmp_path)
+    complete = samples("wmveid863", files, tmp_path, incomplete="skip")
     assert counts(complete) == {"train": (3481, 603), "gallery": (1228, 272)}
     leaked = {t.identity for t in complete["train"]} & {t.identity for t in complete["gallery"]}
     assert leaked == {325, 331, 397, 406, 451, 471, 862}
 
 
 def write(root, files, size=(4, 4)):
-    """Each name of each band in a colour of its own, so that only equal names look alike."""
+    """Each name of each modality in a colour of its own, so that only equal names look alike."""
     colours = {}
     for file in files:
         path = root / file
@@ -140,39 +141,39 @@ def wmveid863_report(wmveid863_tree):
     return examine("wmveid863", wmveid863_tree)
 
 
-def by_band(shared, split):
+def by_modality(shared, split):
     """The names of a split in each of the three lists."""
     return [set(lines(shared, f"WMVeID863_{split}_{label}.txt")) for label in ("RGB", "NI", "TI")]
 
 
 def everywhere(shared, split):
-    return set.intersection(*by_band(shared, split))
+    return set.intersection(*by_modality(shared, split))
 
 
 def test_the_doctor_finds_all_that_is_known_of_wmveid863_and_nothing_else(wmveid863_report):
     overlap = (
-        "2075 of train, 12 of gallery are triplets of MSVR310: a model trained on one set may not "
+        "2075 of train, 12 of gallery are samples of MSVR310: a model trained on one set may not "
         "be scored on the other"
     )
     assert told(wmveid863_report) == {
-        ("error", "6 triplets are incomplete"): 6,
+        ("error", "6 samples are incomplete"): 6,
         (
             "warning",
-            "train has 3481 triplets of 603 identities, published 3482 of 603 identities",
+            "train has 3481 samples of 603 identities, published 3482 of 603 identities",
         ): 0,
-        ("warning", "no split query, published with 959 triplets"): 0,
+        ("warning", "no split query, published with 959 samples"): 0,
         (
             "warning",
-            "gallery has 1228 triplets of 272 identities, published 1226 of 260 identities",
+            "gallery has 1228 samples of 272 identities, published 1226 of 260 identities",
         ): 0,
         ("warning", "7 identities are in train and in test"): 7,
-        ("warning", "17 triplets of the same name are in train and in test"): 17,
+        ("warning", "17 samples of the same name are in train and in test"): 17,
         ("warning", "51 images are in train and in test, byte for byte"): 51,
         ("warning", "500 of 1228 queries have no match under wmveid863/official"): 500,
         ("warning", overlap): 0,
     }
     splits = wmveid863_report.splits
-    assert {name: numbers["triplets"] for name, numbers in splits.items()} == {
+    assert {name: numbers["samples"] for name, numbers in splits.items()} == {
         "train": 3481,
         "gallery": 1228,
     }
@@ -188,19 +189,19 @@ def test_the_doctor_warns_of_what_the_clean_protocol_mends(shared, wmveid863_tre
     )
     left = sum(name.night == 9 and 0 <= name.scene <= 30 for name in parsed)
     overlap = (
-        f"{left} of train, 12 of gallery are triplets of MSVR310: a model trained on one set may "
+        f"{left} of train, 12 of gallery are samples of MSVR310: a model trained on one set may "
         "not be scored on the other"
     )
     assert told(report) == {
-        ("warning", "6 triplets are incomplete"): 6,
+        ("warning", "6 samples are incomplete"): 6,
         ("warning", "7 identities are in train and in test"): 7,
-        ("warning", "17 triplets of the same name are in train and in test"): 17,
+        ("warning", "17 samples of the same name are in train and in test"): 17,
         ("warning", "500 of 1228 queries have no match under wmveid863/clean"): 500,
         ("warning", overlap): 0,
     }
     splits = report.splits
     assert {
-        split: (numbers["triplets"], numbers["identities"]) for split, numbers in splits.items()
+        split: (numbers["samples"], numbers["identities"]) for split, numbers in splits.items()
     } == {"train": (3441, 596), "gallery": (1228, 272)}
 
 
@@ -210,10 +211,10 @@ def test_the_doctor_warns_of_what_the_clean_protocol_mends(shared, wmveid863_tre
 def test_the_doctor_names_every_missing_partner(shared, wmveid863_report):
     missing = set()
     for split in ("train", "test"):
-        names = by_band(shared, split)
-        for band, present in zip(trees.BANDS, names, strict=True):
+        names = by_modality(shared, split)
+        for folder, present in zip(trees.FOLDERS, names, strict=True):
             absent = set.union(*names) - present
-            missing |= {f"{split}/{name[:4]}/{band}/{name}" for name in absent}
+            missing |= {f"{split}/{name[:4]}/{folder}/{name}" for name in absent}
     said = " ".join(files_of(wmveid863_report, "incomplete")).split()
     root = f"{wmveid863_report.root}/"
     assert {word.removeprefix(root) for word in said if word.startswith(root)} == missing
@@ -221,7 +222,7 @@ def test_the_doctor_names_every_missing_partner(shared, wmveid863_report):
 
 def test_the_doctor_names_what_train_and_test_share(shared, wmveid863_report):
     identities = files_of(wmveid863_report, "identities are in train")
-    assert identities == ["325", "331", "397", "406", "451", "471", "862"]
+    assert identities == ["0325", "0331", "0397", "0406", "0451", "0471", "0862"]
     twice = everywhere(shared, "train") & everywhere(shared, "test")
     assert set(files_of(wmveid863_report, "of the same name")) == twice
     assert len(twice) == 17
@@ -235,13 +236,13 @@ def test_the_doctor_names_every_query_without_a_match(shared, wmveid863_report):
     assert set(files_of(wmveid863_report, "no match under")) == lost
 
 
-def test_the_triplets_said_to_be_msvr310s_carry_its_keys(shared):
-    """Identity, scene and view of every triplet, compared with MSVR310's own list of names."""
+def test_the_samples_said_to_be_msvr310s_carry_its_keys(shared):
+    """Identity, scene and view of every sample, compared with MSVR310's own list of names."""
     names = [*everywhere(shared, "train"), *everywhere(shared, "test")]
     ours = [parsed for parsed in map(WMVEID863.parse, names) if parsed.night == 9]
     theirs = [*lines(shared, "MSVR310_train.txt"), *lines(shared, "MSVR310_test.txt")]
-    keys = collections.Counter((p.identity, p.scene, p.camera) for p in map(MSVR310.parse, theirs))
-    said = collections.Counter((p.identity, p.scene, p.camera) for p in ours if 0 <= p.scene <= 30)
+    keys = collections.Counter((p.identity, p.scene, p.view) for p in map(MSVR310.parse, theirs))
+    said = collections.Counter((p.identity, p.scene, p.view) for p in ours if 0 <= p.scene <= 30)
     assert said.total() == 2087
     assert said == keys
 
@@ -290,4 +291,4 @@ def test_the_whole_real_layout_with_generated_pixels(shared, tmp_path, name, fil
     section = trees.section(name, tmp_path / "tree", tmp_path / "p", image_size=(2, 2))
     section.incomplete = "skip" if name == "wmveid863" else "error"
     dataset = data.load(section)
-    assert tuple(map(len, (dataset.train, dataset.query, dataset.gallery))) == rows
+    assert tuple(len(dataset.split(each)) for each in ("train", "query", "gallery")) == rows

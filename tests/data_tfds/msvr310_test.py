@@ -11,9 +11,13 @@ def root(tmp_path):
 
 def test_scene_view_and_query3(root, tmp_path):
     dataset = data.load(trees.section("msvr310", root, tmp_path / "prepared"))
-    assert list(dataset.train.identity) == [1, 1, 4, 4]
-    assert list(dataset.train.scene) == [5, 6, 5, 6]
-    assert list(dataset.train.camera) == [2, 3, 2, 3]
-    assert list(dataset.query.identity) == [3, 3]  # query3; the folder query has identity 2 too
-    assert list(dataset.gallery.identity) == [2, 2, 3, 3]
+    train = dataset.split("train")
+    assert list(train.identity) == [1, 1, 4, 4]
+    assert list(train.labels["scene"]) == [5, 6, 5, 6]
+    assert list(train.labels["view"]) == list(train.labels["camera"]) == [2, 3, 2, 3]
+    assert list(dataset.split("query").identity) == [
+        3,
+        3,
+    ]
+    assert list(dataset.split("gallery").identity) == [2, 2, 3, 3]
     assert (dataset.protocol.name, dataset.protocol.junk) == ("msvr310/scene", "scene")

@@ -14,9 +14,9 @@ from etils.epath import backend
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from data_tfds.errors import UserError
-from data_tfds.paths import locate
+from data_tfds.paths import open_path
 from data_tfds.prepare import prepare
-from facenet_jax import api, evaluate, run, train
+from facenet_jax import api, evaluate, run, stored
 from facenet_jax.inputs import dataset as data
 from facenet_jax.runtime import cli, workdir
 from facenet_jax.runtime.checkpoint import Checkpoints
@@ -27,10 +27,6 @@ from tests.support import tiny_run as tiny
 from tests.support.fake_gcs import Bucket
 
 STEPS = 12
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of the loop catches it."""
 
 
 def take_for_gs(patch, folder):
@@ -47,9 +43,9 @@ def take_for_gs(patch, folder):
         patch.setitem(registry, name, Bucket)
     backend.fsspec_backend._get_filesystem.cache_clear()
 
-    def on_disk(path):
+    def on_disk(path, *select):
         url = str(path)
-        return Checkpoints(folder / url[5:] if url.startswith("gs://") else path)
+        return Checkpoints(folder / url[5:] if url.startswith("gs://") else path, *select)
 
     patch.setattr(run, "Checkpoints", on_disk)
 
@@ -61,54 +57,34 @@ def bucket(tmp_path, monkeypatch):
     backend.fsspec_backend._get_filesystem.cache_clear()
 
 
-def start(config, folder, calls=0, end=None):
-    """Train; at the call number `calls` of the loop SIGTERM has come, or `end` is raised."""
-    seen = []
-
-    def requested(self):
-        seen.append(1)
-        if len(seen) != calls:
-            return False
-        if end:
-            raise end
-        return True
-
-    with pytest.MonkeyPatch.context() as patch, workdir.locked(folder):
-        patch.setattr(train.Preemption, "requested", requested)
-        return train.train(config.copy_and_resolve_references(), folder)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, quick_compile):
     """(a workdir on disk, the same run on a bucket, killed once and stopped once)."""
     folder = tmp_path_factory.mktemp("runs")
     config = tiny.config(
+        "three_stream",  # compiles faster
         data__root=str(tiny.tree(folder / "tree")),
         data__prepared=str(folder / "prepared"),
         train__steps=STEPS,
         train__save_every_steps=5,
         train__evaluate_every=1,
-        model__flare_heads=False,  # compiles faster
-        model__mfmp__enabled=False,
-        model__fce__enabled=False,
-        losses__mask_kl=0.0,
     )
     with pytest.MonkeyPatch.context() as patch:
         take_for_gs(patch, folder)
-        disk, remote = locate(folder / "run"), locate("gs://bucket/runs/one")
-        start(config, disk)
-        with pytest.raises(Killed):  # at step 7, after the save of step 5
-            start(config, remote, calls=4, end=Killed())
+        disk, remote = open_path(folder / "run"), open_path("gs://bucket/runs/one")
+        tiny.train(config, disk)
+        with pytest.raises(tiny.Killed):  # at step 7, after the save of step 5
+            tiny.train(config, remote, stop_at=4, end=tiny.Killed())
         published = [line["step"] for line in metrics(remote)]
-        assert start(config, remote, calls=2) is None  # at step 10
-        start(config, remote)
+        assert tiny.train(config, remote, stop_at=2) is None  # at step 10
+        tiny.train(config, remote)
         yield disk, remote, published
     backend.fsspec_backend._get_filesystem.cache_clear()
 
 
 def metrics(folder):
     """The lines of metrics.jsonl, without what depends on the clock."""
-    clock = ("time", "perf/triplets_per_second")
+    clock = ("time", "perf/samples_per_second")
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [{name: value for name, value in x.items() if name not in clock} for x in lines]
 
@@ -135,7 +111,14 @@ def test_a_run_on_a_bucket_writes_what_a_run_on_disk_writes(runs):
     events = {key for key in keys if key.startswith("tensorboard/events.out.tfevents.")}
     assert len(events) == 3  # one of each start
     assert keys - events == {
-        *("config.json", "environment.json", "metrics.jsonl", "result.json"),
+        *(
+            "config.json",
+            "spec.json",
+            "environment.json",
+            "parameters.txt",
+            "metrics.jsonl",
+            "result.json",
+        ),
         *("embeddings/query.npz", "embeddings/gallery.npz"),
     }
 
@@ -161,23 +144,25 @@ def test_evaluate_and_embed_read_and_write_the_bucket(runs):
     result = json.loads((remote / "result.json").read_text())
     for key in ("embeddings/query.npz", "embeddings/gallery.npz", "result.json"):
         (remote / key).unlink()
-    config, folder = cli.config_and_workdir(dict, None, str(remote))
-    evaluate.export_only(config, folder)
+    config, folder = cli.config_and_workdir(lambda: stored.read_config(remote), None, str(remote))
+    with tiny.on(1):
+        evaluate.export_only(config, folder)
     same_embeddings(remote, disk)
-    evaluate.evaluate(config, folder)
+    with tiny.on(1):
+        evaluate.evaluate(config, folder)
     assert json.loads((remote / "result.json").read_text()) == result
 
 
 def test_a_network_is_loaded_from_a_bucket(runs):
     disk, remote, _ = runs
     images, _ = tiny.pictures(2, 2)
-    bands = dict(zip(("visible", "near_infrared", "thermal"), images, strict=True))
-    ours, theirs = (api.load(str(folder)).embed(batch=4, **bands) for folder in (remote, disk))
+    modalities = dict(zip(tiny.MODALITIES, images, strict=True))
+    ours, theirs = (api.load(str(folder)).embed(batch=4, **modalities) for folder in (remote, disk))
     np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_writer_on_a_bucket_publishes_when_told_to(bucket):
-    folder = locate("gs://bucket/run")
+    folder = open_path("gs://bucket/run")
     writer = Writer(folder)
     writer.write(1, {"x": 1.0})
     assert bucket.names() == []
@@ -186,7 +171,7 @@ def test_a_writer_on_a_bucket_publishes_when_told_to(bucket):
     writer.write(2, {"x": 2.0})
     writer.close()
     assert [line["step"] for line in metrics(folder)] == [1, 2]
-    assert not writer.here.exists()
+    assert not writer.local.exists()
     drop_after(folder / "metrics.jsonl", 1)
     second = Writer(folder)
     second.write(2, {"x": 3.0})
@@ -196,7 +181,7 @@ def test_a_writer_on_a_bucket_publishes_when_told_to(bucket):
 
 
 def test_json_on_a_bucket_is_written_whole_or_not_at_all(bucket):
-    path = locate("gs://bucket/result.json")
+    path = open_path("gs://bucket/result.json")
     write_json(path, {"a": 1})
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
@@ -206,12 +191,12 @@ def test_json_on_a_bucket_is_written_whole_or_not_at_all(bucket):
 
 @pytest.mark.parametrize("error", [ConnectionError("no route"), ValueError("403 Forbidden")])
 def test_a_bucket_that_cannot_be_reached_is_one_sentence(bucket, error):
-    folder = locate("gs://bucket/run")
+    folder = open_path("gs://bucket/run")
     bucket.broken = error
     with pytest.raises(UserError, match=r"gs://bucket/run cannot be written \(.*choose another"):
         workdir.locked(folder).__enter__()
     with pytest.raises(UserError, match=r"config.json cannot be read .* a workdir\?"):
-        workdir.read_config(folder)
+        stored.read_config(folder)
     with pytest.raises(UserError, match=r"gs://bucket/run/a.json could not be written"):
         write_json(folder / "a.json", 1)
     with pytest.raises(UserError, match=r"gs://bucket/a.zip cannot be read .* check its name"):
@@ -220,7 +205,7 @@ def test_a_bucket_that_cannot_be_reached_is_one_sentence(bucket, error):
 
 def test_what_is_no_path_and_no_bucket_is_refused():
     with pytest.raises(UserError, match="s3://bucket/run is on no file system"):
-        locate("s3://bucket/run")
+        open_path("s3://bucket/run")
 
 
 def test_without_gcsfs_it_is_said_what_to_install(monkeypatch):
@@ -228,7 +213,7 @@ def test_without_gcsfs_it_is_said_what_to_install(monkeypatch):
         raise ImportError("Please install gcsfs to access Google Storage")
 
     monkeypatch.setattr(fsspec, "get_filesystem_class", absent)
-    for opens in (locate, api.load, lambda url: cli.config_and_workdir(dict, None, url)):
+    for opens in (open_path, api.load, lambda url: cli.config_and_workdir(dict, None, url)):
         with pytest.raises(UserError, match=r"gs://bucket/run needs the package gcsfs.*pip inst"):
             opens("gs://bucket/run")
 
@@ -239,13 +224,13 @@ def archive(tmp_path):
     root = trees.wmveid863(tmp_path / "tree")
     path = pathlib.Path(shutil.make_archive(str(tmp_path / "WMVeID863"), "zip", root))
     expected = data.load(trees.section("wmveid863", path, tmp_path / "from_disk"))
-    return path, tmp_path / "prepared", expected.train.images
+    return path, tmp_path / "prepared", expected.split("train").images
 
 
 def test_an_archive_on_a_bucket_is_fetched_once(bucket, archive, monkeypatch):
     path, prepared, expected = archive
     url = "gs://bucket/sets/WMVeID863.zip"
-    locate(url).write_bytes(path.read_bytes())
+    open_path(url).write_bytes(path.read_bytes())
     fetched = []
     get = Bucket.get_file
 
@@ -256,7 +241,8 @@ def test_an_archive_on_a_bucket_is_fetched_once(bucket, archive, monkeypatch):
     monkeypatch.setattr(Bucket, "get_file", count)
     for _ in range(2):
         loaded = data.load(trees.section("wmveid863", url, prepared))
-        np.testing.assert_array_equal(loaded.train.images, expected)
+        for modality, images in loaded.split("train").images.items():
+            np.testing.assert_array_equal(images, expected[modality])
     assert len(fetched) == 1
     copy = prepared / "downloads" / "bucket" / "sets" / "WMVeID863.zip"
     assert copy.read_bytes() == path.read_bytes()
@@ -273,7 +259,7 @@ def test_an_archive_on_a_bucket_is_fetched_once(bucket, archive, monkeypatch):
 def test_a_fetch_that_fails_leaves_nothing(bucket, archive, monkeypatch):
     path, prepared, _ = archive
     url = "gs://bucket/WMVeID863.zip"
-    locate(url).write_bytes(path.read_bytes())
+    open_path(url).write_bytes(path.read_bytes())
 
     def half(self, url, to):
         pathlib.Path(to).write_bytes(path.read_bytes()[:100])
@@ -317,6 +303,6 @@ def test_weights_are_read_from_a_bucket(bucket):
     weights = {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}
     file = io.BytesIO()
     np.savez(file, **weights)
-    locate("gs://bucket/vit.npz").write_bytes(file.getvalue())
+    open_path("gs://bucket/vit.npz").write_bytes(file.getvalue())
     read = read_checkpoint("gs://bucket/vit.npz")
     np.testing.assert_array_equal(read["kernel"], weights["kernel"])

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from data_tfds.errors import UserError
-from data_tfds.prepare import lookup
+from data_tfds.sets import lookup, size
 from tests.support import small_datasets as trees
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ def test_prints_the_table(run, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[0] == "rendered, protocol rendered/camera"
     assert result.stdout.splitlines()[2].split()[:4] == ["train", "8", "4", "2"]
-    assert list((tmp_path / "prepared").glob("*/decoded/train-8x6-bicubic.npy"))
+    assert list((tmp_path / "prepared").glob("*/decoded/train-thermal-8x6-bicubic.npy"))
 
 
 def test_a_missing_set_ends_with_2_and_one_line(run, tmp_path):
@@ -81,3 +81,25 @@ def test_a_protocol_that_does_not_belong_to_the_data_is_refused(name, own):
     with pytest.raises(UserError) as caught:
         lookup(name)
     assert str(caught.value).endswith(own)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("wmveid863", (3482, 603, 1228, 1228, 272)),
+        ("wmveid863/clean", (3441, 596, 1228, 1228, 272)),
+        ("rgbnt100", (8675, 50, 1715, 8575, 50)),
+        ("msvr310", (1032, 155, 591, 1055, 155)),
+        ("rgbnt201", (3951, 171, 836, 836, 30)),
+        ("rendered", (3520, 176, 300, 800, 50)),
+    ],
+)
+def test_sizes_are_those_of_the_stored_files(name, expected):
+    found = size(name)
+    sizes = (found.train, found.identities, found.query, found.gallery, found.test_identities)
+    assert sizes == expected
+
+
+def test_no_size_is_guessed():
+    with pytest.raises(UserError, match=r"folder/none.*not known.*one of msvr310, .*wmveid863"):
+        size("folder/none")

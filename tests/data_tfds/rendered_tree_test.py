@@ -36,7 +36,7 @@ def test_layout_and_names(tree):
     for split, samples in (("train", 3), ("test", 7), ("query", 3)):
         for home in (tree / split).iterdir():
             names = [
-                sorted(p.name for p in (home / band).iterdir()) for band in ("vis", "ni", "th")
+                sorted(p.name for p in (home / folder).iterdir()) for folder in ("vis", "ni", "th")
             ]
             assert names[0] == names[1] == names[2]
             assert len(names[0]) == samples
@@ -70,13 +70,13 @@ def test_flare_label_survives_the_jpeg(tmp_path):
     splits = {"train": list(range(10))}
     for identity in range(4):
         rendered_tree.write_identity(str(tmp_path), splits, 0, identity, (256, 128))
-        for band, folder in enumerate(("vis", "ni", "th")):
+        for number, folder in enumerate(("vis", "ni", "th")):
             paths = sorted((tmp_path / "train" / f"{identity + 1:04d}" / folder).iterdir())
             for path in paths:
                 sample = int(NAME.fullmatch(path.name)[5]) - 1
                 flared = rendered_tree.renderer.render(0, identity, sample).flared
                 share = (np.asarray(Image.open(path).convert("L")) >= 251).mean()
-                assert (share > 0.05) == (band < 2 and flared[band])
+                assert (share > 0.05) == (number < 2 and flared[number])
 
 
 def test_worker_count_changes_no_byte(tree, tmp_path):

@@ -1,4 +1,4 @@
-"""The renderer: the same key gives the same picture, flare blinds two bands, never thermal."""
+"""The renderer: the same key gives the same picture, flare blinds two modalities, never thermal."""
 
 import numpy as np
 import pytest
@@ -33,14 +33,14 @@ def test_any_part_of_the_key_changes_the_picture(other):
 
 @pytest.mark.parametrize("size", [(256, 128), (128, 256), (512, 256), (260, 132)])
 def test_sizes(size):
-    triplet = renderer.render(0, 0, 0, size)
-    assert [image.size for image in triplet.images] == [size] * 3
-    assert [image.mode for image in triplet.images] == ["RGB"] * 3
+    shot = renderer.render(0, 0, 0, size)
+    assert [image.size for image in shot.images] == [size] * 3
+    assert [image.mode for image in shot.images] == ["RGB"] * 3
 
 
 def test_near_infrared_and_thermal_are_grey():
-    triplet = renderer.render(0, 1, 2, flare=True)
-    for image in triplet.images[1:]:
+    shot = renderer.render(0, 1, 2, flare=True)
+    for image in shot.images[1:]:
         levels = np.asarray(image)
         np.testing.assert_array_equal(levels[..., 0], levels[..., 1])
         np.testing.assert_array_equal(levels[..., 0], levels[..., 2])
@@ -54,55 +54,55 @@ def test_eight_samples_show_eight_views_and_they_are_what_the_pictures_show():
         assert renderer.render(0, identity, 3).view == views[3]
 
 
-def test_flared_bands_exceed_five_percent_and_others_stay_below():
+def test_flared_pictures_exceed_five_percent_and_others_stay_below():
     for identity, sample in SAMPLES:
-        triplet = renderer.render(0, identity, sample, flare=True)
-        assert any(triplet.flared)
-        for image, flared in zip(triplet.images, (*triplet.flared, False), strict=True):
+        shot = renderer.render(0, identity, sample, flare=True)
+        assert any(shot.flared)
+        for image, flared in zip(shot.images, (*shot.flared, False), strict=True):
             assert 0.07 < bright(image) < 0.4 if flared else bright(image) < 0.01
 
 
 def test_pictures_without_flare_have_no_saturated_pixels():
     for identity, sample in SAMPLES:
-        triplet = renderer.render(0, identity, sample, flare=False)
-        assert triplet.flared == (False, False)
-        assert max(bright(image) for image in triplet.images) == 0
+        shot = renderer.render(0, identity, sample, flare=False)
+        assert shot.flared == (False, False)
+        assert max(bright(image) for image in shot.images) == 0
 
 
-def test_flare_leaves_thermal_untouched_and_hides_the_other_bands():
+def test_flare_leaves_thermal_untouched_and_hides_the_others():
     lost = []
     for identity, sample in SAMPLES[::4]:
         clean = renderer.render(0, identity, sample, flare=False)
         hit = renderer.render(0, identity, sample, flare=True)
         np.testing.assert_array_equal(np.asarray(clean.images[2]), np.asarray(hit.images[2]))
-        for band in (0, 1):
-            if hit.flared[band]:
-                a, b = (np.asarray(t.images[band].convert("L"), float) for t in (clean, hit))
+        for number in (0, 1):
+            if hit.flared[number]:
+                a, b = (np.asarray(t.images[number].convert("L"), float) for t in (clean, hit))
                 lost.append(np.corrcoef(a.ravel(), b.ravel())[0, 1])
     assert np.median(lost) < 0.4
 
 
-def test_flare_hits_about_forty_percent_and_the_bands_differ():
+def test_flare_hits_about_forty_percent_and_the_modalities_differ():
     flared = np.array([renderer.render(1, i, k).flared for i in range(25) for k in range(8)])
     assert 0.3 < flared.any(1).mean() < 0.5
     assert 0.1 < (flared[:, 0] != flared[:, 1]).mean() < 0.25
 
 
-def test_flare_covers_partly_different_places_in_the_two_bands():
+def test_flare_covers_partly_different_places_in_the_two_modalities():
     overlaps = []
     for identity, sample in SAMPLES:
-        triplet = renderer.render(0, identity, sample, flare=True)
-        if all(triplet.flared):
-            a, b = (np.asarray(image.convert("L")) >= 251 for image in triplet.images[:2])
+        shot = renderer.render(0, identity, sample, flare=True)
+        if all(shot.flared):
+            a, b = (np.asarray(image.convert("L")) >= 251 for image in shot.images[:2])
             overlaps.append((a & b).sum() / (a | b).sum())
     assert 0.1 < np.mean(overlaps) < 0.8
 
 
-def test_night_is_dark_to_the_visible_band_alone():
+def test_night_is_dark_to_the_visible_alone():
     levels = {True: [], False: []}
     for identity, sample in SAMPLES:
-        triplet = renderer.render(0, identity, sample, flare=False)
-        levels[triplet.night].append([np.asarray(image).mean() for image in triplet.images])
+        shot = renderer.render(0, identity, sample, flare=False)
+        levels[shot.night].append([np.asarray(image).mean() for image in shot.images])
     night, day = (np.mean(levels[when], axis=0) for when in (True, False))
     assert 0.25 < len(levels[True]) / len(SAMPLES) < 0.55
     assert night[0] < 0.4 * day[0]

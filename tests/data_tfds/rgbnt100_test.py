@@ -17,19 +17,20 @@ def dataset(root, tmp_path):
     return data.load(trees.section("rgbnt100", root, tmp_path / "prepared", image_size=(128, 256)))
 
 
-def test_the_tiles_of_a_strip_are_the_bands(dataset, root):
-    assert list(dataset.train.identity) == [7, 7, 501, 501]
-    assert list(dataset.train.camera) == [1, 8, 1, 8]
-    assert list(dataset.query.identity) == [502, 502]
-    assert list(dataset.gallery.identity) == [502, 502, 600, 600]
-    strip = np.asarray(Image.open(root / "rgbir" / "bounding_box_train" / dataset.train.name[1]))
-    for band in range(3):
-        tile = strip[:, 256 * band : 256 * (band + 1)]
-        np.testing.assert_array_equal(dataset.train.images[band, 1], tile)  # resizing is a no-op
-    for band in range(2):
-        tile = np.ascontiguousarray(strip[:, 256 * band : 256 * (band + 1)])
+def test_the_tiles_of_a_strip_are_the_modalities(dataset, root):
+    train = dataset.split("train")
+    assert list(train.identity) == [7, 7, 501, 501]
+    assert list(train.labels["camera"]) == [1, 8, 1, 8]
+    assert list(dataset.split("query").identity) == [502, 502]
+    assert list(dataset.split("gallery").identity) == [502, 502, 600, 600]
+    strip = np.asarray(Image.open(root / "rgbir" / "bounding_box_train" / train.name[1]))
+    for number, modality in enumerate(dataset.modalities):
+        tile = strip[:, 256 * number : 256 * (number + 1)]
+        np.testing.assert_array_equal(train.images[modality][1], tile)  # resizing is a no-op
+    for number in range(2):
+        tile = np.ascontiguousarray(strip[:, 256 * number : 256 * (number + 1)])
         ratio = np.float32(flare.histogram_ratio(tile))
-        assert dataset.train.histogram_ratio[1, band] == ratio
+        assert train.labels["histogram_ratio"][1, number] == ratio
 
 
 def test_protocol(dataset):

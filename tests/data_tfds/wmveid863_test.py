@@ -1,11 +1,12 @@
 import pytest
 import tensorflow_datasets as tfds
 
-from data_tfds import names
 from data_tfds.errors import UserError
+from data_tfds.listing import Parsed
 from data_tfds.prepare import prepare
 from data_tfds.rendered import tree as rendered_tree
-from data_tfds.sets.wmveid863 import WMVeID863
+from data_tfds.samples import MODALITIES
+from data_tfds.sets.wmveid863 import NAMING
 from facenet_jax.inputs import dataset as data
 from tests.support import small_datasets as trees
 
@@ -26,26 +27,29 @@ VICTIM = "train/0002/ni/0002_v4_n0_s002_004.jpg"
 
 
 def test_names():
-    parse = names.WMVEID863.parse
-    assert parse("0001_v3_n1_s012_003.jpg") == names.Parsed(1, 3, 12, 1)
-    assert parse("0325_v0_n9_s999_120.JPG") == names.Parsed(325, 0, -1, 9)
+    parse = NAMING.parse
+    assert parse("0001_v3_n1_s012_003.jpg") == Parsed("0001", camera=3, scene=12, view=3, night=1)
+    assert parse("0325_v0_n9_s999_120.JPG") == Parsed("0325", camera=0, view=0, night=9)
     for name in ("0001_v12_n1_s012_003.jpg", "0001_v1_s012_003.jpg", "v1_n1_s012.jpg", "a.png"):
         assert parse(name) is None
 
 
 def test_stores_the_bytes_of_the_files(build, root):
-    skip = {band: tfds.decode.SkipDecoding() for band in WMVeID863.IMAGES}
+    skip = {modality: tfds.decode.SkipDecoding() for modality in MODALITIES[:3]}
     source = build().as_data_source("train", decoders=skip)
     example = source[3]
     name = example["name"].decode()
     assert name == "0002_v4_n0_s002_004.jpg"
-    for band, folder in zip(WMVeID863.IMAGES, trees.BANDS, strict=True):
-        assert example[band] == (root / "train" / "0002" / folder / name).read_bytes()
-    assert [example[key] for key in ("identity", "camera", "scene", "night")] == [2, 4, 2, 0]
+    for modality, folder in zip(MODALITIES[:3], trees.FOLDERS, strict=True):
+        assert example[modality] == (root / "train" / "0002" / folder / name).read_bytes()
+    assert example["identity_name"] == b"0002"
+    labels = ("identity", "camera", "scene", "view", "night")
+    assert [example[label] for label in labels] == [2, 4, 2, 4, 0]
+    assert example["present"].all()
 
 
 def test_is_an_ordinary_tfds_builder(root, tmp_path):
-    builder = tfds.builder("wmveid863", config="rendered", data_dir=tmp_path / "tfds")
+    builder = tfds.builder("wmveid863", config="official", data_dir=tmp_path / "tfds")
     config = tfds.download.DownloadConfig(manual_dir=root)
     builder.download_and_prepare(download_config=config, download_dir=tmp_path / "download")
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
@@ -54,7 +58,7 @@ def test_is_an_ordinary_tfds_builder(root, tmp_path):
         "gallery": 4,
     }
     assert builder.as_data_source("query")[0]["visible"].shape == (12, 16, 3)
-    assert str(builder.version) == "1.0.0"
+    assert str(builder.version) == "2.0.0"
     assert "Information Fusion" in builder.info.citation
     assert "186Ep0YgHY0a8BQ1Z59HP1D2-kZazbH02" in builder.MANUAL_DOWNLOAD_INSTRUCTIONS
 
@@ -77,19 +81,19 @@ def test_a_tree_one_folder_down_is_found(root, tmp_path):
     assert prepare("wmveid863", str(root.parent), str(tmp_path / "p")).builder.is_prepared()
 
 
-def test_incomplete_triplets_are_left_out_where_told_to(build, root, caplog):
+def test_incomplete_samples_are_left_out_where_told_to(build, root, caplog):
     (root / VICTIM).unlink()
     with pytest.raises(UserError, match=r"--config\.data\.incomplete=skip"):
         build()
     builder = build(incomplete="skip")
     assert builder.info.splits["train"].num_examples == 7
-    assert "1 incomplete triplets are left out: train/0002_v4_n0_s002_004.jpg" in caplog.text
+    assert "1 incomplete samples are left out: train/0002_v4_n0_s002_004.jpg" in caplog.text
 
 
-def test_bands_are_paired_by_name_whatever_their_number(build, root):
+def test_images_are_paired_by_name_whatever_their_number(build, root):
     folder = root / "train" / "0002"
     (folder / "vis" / "0002_v1_n1_s002_001.jpg").unlink()
-    (folder / "th" / "0002_v4_n0_s002_004.jpg").unlink()  # as many left in each band
+    (folder / "th" / "0002_v4_n0_s002_004.jpg").unlink()  # as many left of each modality
     with pytest.raises(UserError, match=r"and 1 more like it"):
         build()
     assert build(incomplete="skip").info.splits["train"].num_examples == 6
@@ -99,15 +103,15 @@ def test_stray_files_are_left_out_with_a_warning(build, root, caplog):
     (root / "train" / "list.txt").write_text("")
     (root / "train" / ".DS_Store").write_text("")
     assert build().info.splits["train"].num_examples == 8
-    assert "1 files that belong to no triplet are left out: train/list.txt" in caplog.text
+    assert "1 files that belong to no sample are left out: train/list.txt" in caplog.text
 
 
-def test_the_rendered_tree_is_read_by_the_same_builder(tmp_path):
+def test_the_rendered_tree_is_read_in_the_same_way(tmp_path):
     root = tmp_path / "rendered"
     rendered_tree.write_tree(
         root, train_identities=2, test_identities=2, train_samples=4, test_samples=3, workers=1
     )
     dataset = data.load(trees.section("rendered", root, tmp_path / "p"))
     assert (dataset.protocol.name, dataset.protocol.junk) == ("rendered/camera", "camera")
-    assert (len(dataset.train), len(dataset.gallery)) == (8, 6)
-    assert set(dataset.query.name) <= set(dataset.gallery.name)
+    assert (len(dataset.split("train")), len(dataset.split("gallery"))) == (8, 6)
+    assert set(dataset.split("query").name) <= set(dataset.split("gallery").name)

@@ -11,60 +11,71 @@ HEIGHT, WIDTH = 12, 8
 
 
 def options(**changes):
-    values = {"flip": 0.5, "pad": 3, "erase": 0.0, "draw": "shared"}
+    values = {"flip": 0.5, "pad": 3, "erase": 0.0, "per_modality": False}
     c = tiny.config().augment
     c.update(values | changes)
     return c
 
 
 def images(batch=16):
-    """Random pixels; the three bands alike, so that a shared draw gives three equal results."""
+    """Random pixels, alike in the three modalities, so that a shared draw gives equal results."""
     one = np.random.default_rng(0).integers(1, 256, (1, batch, HEIGHT, WIDTH, 3), dtype=np.uint8)
     return jnp.asarray(np.repeat(one, 3, axis=0))
 
 
 def in_numpy(images, key, c):
     """The same draws, applied one picture at a time."""
-    bands, batch, height, width, _ = images.shape
-    flip_key, top_key, left_key, _, shape = draws(key, (bands, batch), c.draw == "shared")
+    modalities, batch, height, width, _ = images.shape
+    flip_key, top_key, left_key, _, shape = draws(key, (modalities, batch), not c.per_modality)
     flip = np.asarray(jax.random.bernoulli(flip_key, c.flip, shape))
     top, left = (
         np.asarray(jax.random.randint(k, shape, 0, 2 * c.pad + 1)) for k in (top_key, left_key)
     )
     out = np.empty(images.shape, np.float32)
-    for band in range(bands):
-        row = 0 if c.draw == "shared" else band
+    for modality in range(modalities):
+        row = modality if c.per_modality else 0
         for i in range(batch):
-            picture = np.asarray(images[band, i])
+            picture = np.asarray(images[modality, i])
             if flip[row, i]:
                 picture = picture[:, ::-1]
             picture = np.pad(picture, ((c.pad, c.pad), (c.pad, c.pad), (0, 0)))
             y, x = top[row, i], left[row, i]
             picture = picture[y : y + height, x : x + width]
-            out[band, i] = (picture.astype(np.float64) / 255 - 0.5) / 0.5
+            out[modality, i] = (picture.astype(np.float64) / 255 - 0.5) / 0.5
     return out
 
 
 def test_normalise_maps_bytes_to_minus_one_to_one():
-    x = np.arange(256, dtype=np.uint8)
-    expected = (x.astype(np.float64) / 255 - 0.5) / 0.5
-    np.testing.assert_allclose(normalise(jnp.asarray(x)), expected, atol=1e-6)
-    assert (normalise(jnp.asarray(x))[0], normalise(jnp.asarray(x))[255]) == (-1.0, 1.0)
+    x = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
+    y = np.asarray(normalise(jnp.asarray(x)))
+    np.testing.assert_allclose(y, (x.astype(np.float64) / 255 - 0.5) / 0.5, atol=1e-6)
+    assert (set(y[0]), set(y[255])) == ({-1.0}, {1.0})
+
+
+def test_a_backbone_may_have_its_own_mean_and_deviation_of_each_colour():
+    """Those of ImageNet, as torchvision's normalisation computes it."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    x = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4, 3), dtype=np.uint8)
+    expected = (x.astype(np.float64) / 255 - mean) / std
+    np.testing.assert_allclose(normalise(jnp.asarray(x), mean, std), expected, atol=2e-6)
+    plain = options(flip=0.0, pad=0)
+    y = augment(jnp.asarray(x), KEY, plain, mean, std)
+    np.testing.assert_array_equal(y, normalise(jnp.asarray(x), mean, std))
 
 
 def test_nothing_asked_for_is_exactly_normalise():
     x = images()
-    for draw in ("shared", "independent"):
-        y = augment(x, KEY, options(flip=0.0, pad=0, draw=draw))
+    for apart in (False, True):
+        y = augment(x, KEY, options(flip=0.0, pad=0, per_modality=apart))
         np.testing.assert_array_equal(y, normalise(x))
 
 
-@pytest.mark.parametrize("draw", ["shared", "independent"])
-def test_flip_pad_and_crop_equal_numpy_with_the_same_draws(draw):
-    x, c = images(), options(draw=draw)
+@pytest.mark.parametrize("apart", [False, True])
+def test_flip_pad_and_crop_equal_numpy_with_the_same_draws(apart):
+    x, c = images(), options(per_modality=apart)
     y = augment(x, KEY, c)
     np.testing.assert_allclose(y, in_numpy(x, KEY, c), atol=1e-6)
-    np.testing.assert_array_equal(np.any(y[0] != y[2]), draw == "independent")
+    np.testing.assert_array_equal(np.any(y[0] != y[2]), apart)
 
 
 def test_every_output_is_a_window_of_the_padded_picture():
@@ -132,12 +143,12 @@ def test_a_candidate_that_does_not_fit_is_drawn_again():
     assert tall.max() < 64
 
 
-@pytest.mark.parametrize("draw", ["shared", "independent"])
-def test_erasing_paints_grey_and_nothing_else(draw):
+@pytest.mark.parametrize("apart", [False, True])
+def test_erasing_paints_grey_and_nothing_else(apart):
     x = images()
-    c = options(flip=0.0, pad=0, erase=1.0, draw=draw)
+    c = options(flip=0.0, pad=0, erase=1.0, per_modality=apart)
     y = np.asarray(augment(x, KEY, c))
     hole = (y == 0).all(axis=-1)  # no byte maps to exactly 0
     assert hole.any(axis=(2, 3)).mean() > 0.95
     np.testing.assert_array_equal(y[~hole], np.asarray(normalise(x))[~hole])
-    assert np.array_equal(hole[0], hole[1]) == (draw == "shared")
+    assert np.array_equal(hole[0], hole[1]) != apart

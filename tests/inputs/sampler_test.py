@@ -1,8 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from data_tfds.errors import UserError
-from facenet_jax.inputs.sampler import epoch_batches, pk_plan
+from facenet_jax.inputs.sampler import Plan, epoch_batches, make_plan, pk, pk_samples
+from tests.support import tiny_run as tiny
 
 SIZES = {3: 8, 40: 9, 7: 5, -2: 4, 11: 11, 90: 3, 12: 1}
 """Rows of each identity; 90 and 12 have fewer than K = 4."""
@@ -15,8 +18,16 @@ def labels(seed=0):
     return np.random.default_rng(seed).permutation(identity)
 
 
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Which samples make up each batch of a run."""
+
+    rows: np.ndarray
+    epoch: np.ndarray
+
+
 def plan(identity, *, seed=5, epochs=20, steps=0, p=P, k=K):
-    return pk_plan(identity, seed=seed, p=p, k=k, epochs=epochs, steps=steps)
+    return Samples(*pk_samples(identity, seed=seed, p=p, k=k, epochs=epochs, steps=steps))
 
 
 def test_every_batch_has_p_identities_of_k_rows_side_by_side():
@@ -111,3 +122,82 @@ def test_too_few_identities_are_named():
     ):
         plan(labels(), p=8)
     assert len(plan(labels(), p=7, epochs=1).rows) == 1
+
+
+OPTIONS = {"identities_per_batch": 2, "samples_per_identity": 2}
+
+
+def split(rows):
+    """Four identities of two samples, whose images stand at `rows` [M, N]."""
+    names = (*tiny.MODALITIES, "infrared")[: len(rows)]
+    images = {name: np.zeros((10, 4, 4, 3), np.uint8) for name in names}
+    return tiny.split(images, np.arange(8) // 2, np.asarray(rows, np.int32))
+
+
+def make(name, given, steps=20):
+    return make_plan({"name": name}, given, seed=3, options=OPTIONS, epochs=0, steps=steps)
+
+
+def test_a_sample_brings_all_the_images_it_has():
+    """Whatever rows they have, and -1 for those it lacks."""
+    given = split([[7, 6, 5, 4, 3, 2, 1, 0], [0, 1, -1, 2, 3, 4, 5, 6]])
+    plan = make("pk", given)
+    samples, epoch = pk_samples(given.identity, seed=3, p=2, k=2, epochs=0, steps=20)
+    assert plan.rows.shape == (20, 2, 4)
+    assert plan.batch == 4
+    np.testing.assert_array_equal(plan.epoch, epoch)
+    for step, chosen in enumerate(samples):
+        np.testing.assert_array_equal(plan.rows[step], given.rows[:, chosen])
+    assert (plan.rows == -1).any()
+
+
+def backwards(split, *, seed, options, epochs, steps):
+    """A sampler as a user writes it."""
+    found = pk(split, seed=seed, options=options, epochs=epochs, steps=steps)
+    return Plan(found.rows[::-1], found.epoch)
+
+
+def beyond(split, **arguments):
+    found = pk(split, **arguments)
+    return Plan(found.rows + 5, found.epoch)
+
+
+def one_modality(split, **arguments):
+    found = pk(split, **arguments)
+    return Plan(found.rows[:, :1], found.epoch)
+
+
+def nothing(split, **arguments):
+    found = pk(split, **arguments)
+    return Plan(np.full_like(found.rows, -1), found.epoch)
+
+
+COMPLETE = [np.arange(8)] * 2
+
+
+def test_a_sampler_of_the_users_own_is_named_by_its_import_path():
+    given = split(COMPLETE)
+    own = make("tests.inputs.sampler_test.backwards", given)
+    np.testing.assert_array_equal(own.rows, make("pk", given).rows[::-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("kp", r"config.sampler.name is 'kp'; it must be 'pk' or 'cross_modal', or the import"),
+        ("tests.inputs.sampler_test.COMPLETE", "it must be 'pk' or 'cross_modal', or the import"),
+        ("tests.inputs.sampler_test.missing", r"config.sampler.name.*missing"),
+        (
+            "tests.inputs.sampler_test.beyond",
+            r"names rows 5 to 12; the modalities have \[10, 10\] images",
+        ),
+        (
+            "tests.inputs.sampler_test.one_modality",
+            r"rows int32 \[20, 1, 4\] for 20 steps",
+        ),
+        ("tests.inputs.sampler_test.nothing", "a sample that has no image at all"),
+    ],
+)
+def test_a_sampler_that_does_not_fit_is_named(name, words):
+    with pytest.raises(UserError, match=words):
+        make(name, split(COMPLETE))

@@ -3,17 +3,15 @@
 import dataclasses
 import functools
 import pickle
-import signal
-import subprocess
-import time
 
 import jax
 import numpy as np
 import pytest
 
+from facenet_jax import run as runs
 from facenet_jax.inputs import stream
-from facenet_jax.inputs.stream import Batches, OnDisk, Streamed, feed
-from facenet_jax.step import Resident
+from facenet_jax.inputs.device import DeviceSplit
+from facenet_jax.inputs.stream import Batches, OnDisk, OnDiskSplit, open_reader
 from tests.support import tiny_run as tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -24,13 +22,14 @@ def trainer(devices):
     return tiny.Trainer(tiny.config(augment__erase=0.5, model__drop_path=0.3), devices)
 
 
-def on_disk(data: Resident, folder) -> Streamed:
+def on_disk(data: DeviceSplit, folder) -> OnDiskSplit:
     """The images of a split in two files, as query and gallery are, the labels where they were."""
-    images, parts = np.stack(data.images), []
-    for i, rows in enumerate((slice(0, 11), slice(11, None))):
-        np.save(folder / f"{i}.npy", images[:, rows])
-        parts.append(np.load(folder / f"{i}.npy", mmap_mode="r"))
-    return Streamed(dataclasses.replace(data, images=()), tuple(parts))
+    images = []
+    for m, whole in enumerate(data.images):
+        for i, rows in enumerate((slice(0, 11), slice(11, None))):
+            np.save(folder / f"{m}-{i}.npy", whole[rows])
+        images.append(tuple(np.load(folder / f"{m}-{i}.npy", mmap_mode="r") for i in range(2)))
+    return OnDiskSplit(dataclasses.replace(data, images=()), tuple(images))
 
 
 def run(devices, data, counts, workers=0, start=0, state=None):
@@ -38,11 +37,21 @@ def run(devices, data, counts, workers=0, start=0, state=None):
     t = trainer(devices)
     state, losses = state or t.start(), []
     rows, length = np.asarray(t.schedule.rows), t.config.train.steps_per_dispatch
-    with feed(data, rows, length, t.mesh, workers=workers, start=start) as batches:
+    chunk = t.chunk if isinstance(data, DeviceSplit) else streaming(devices)
+    with open_reader(data, rows, length, t.mesh, workers=workers, start=start) as read:
         for count in counts:
-            state, scalars = t.chunk(state, batches(count), t.schedule, t.count(count))
+            state, scalars = chunk(state, read(count), count)
             losses.append(np.asarray(scalars["loss"])[:count])
     return state, np.concatenate(losses)
+
+
+@functools.cache
+def streaming(devices):
+    """The steps of a trainer, compiled for windows."""
+    t = trainer(devices)
+    labels = dataclasses.replace(t.data, images=())
+    images = tuple((np.asarray(x),) for x in t.data.images)
+    return runs.compile_step(t.run_, OnDiskSplit(labels, images))
 
 
 @functools.cache
@@ -81,8 +90,8 @@ def test_images_in_a_stream_are_split_over_the_devices(tmp_path):
     t = trainer(4)
     rows = np.asarray(t.schedule.rows)
     data = on_disk(t.data, tmp_path)
-    with feed(data, rows, 3, t.mesh) as batches:
-        window = batches(2)
+    with open_reader(data, rows, 3, t.mesh) as read:
+        window = read(2)
     assert window.images[0].shape == (3, 8, *tiny.SIZE, 3)
     assert {piece.data.shape[1] for piece in window.images[0].addressable_shards} == {2}
     like = stream.shapes(data, 3, 8, t.mesh)
@@ -96,10 +105,8 @@ def test_images_in_a_stream_are_split_over_the_devices(tmp_path):
     )
 
 
-def test_no_image_travels_between_devices(tmp_path):
-    t = trainer(4)
-    like = stream.shapes(on_disk(t.data, tmp_path), 3, 8, t.mesh)
-    text = t.chunk.lower(t.start(), like, t.schedule, t.count(3)).compile().as_text()
+def test_no_image_travels_between_devices():
+    text = streaming(4).compiled.as_text()
     moved = [
         line
         for line in text.splitlines()
@@ -111,8 +118,8 @@ def test_no_image_travels_between_devices(tmp_path):
 
 def test_other_processes_get_a_place_in_a_file(tmp_path):
     """Not a copy; and the place is that of a view, deep in the file."""
-    np.save(tmp_path / "a.npy", np.arange(3 * 50 * 4, dtype=np.uint8).reshape(3, 50, 4))
-    view = np.load(tmp_path / "a.npy", mmap_mode="r")[1:, 7:40][:, 2:]
+    np.save(tmp_path / "a.npy", np.arange(3 * 50 * 4, dtype=np.uint8).reshape(150, 4))
+    view = np.load(tmp_path / "a.npy", mmap_mode="r")[57:140][:, 2:]
     content = pickle.dumps(OnDisk(view))
     assert len(content) < 600
     again = pickle.loads(content).array
@@ -122,46 +129,36 @@ def test_other_processes_get_a_place_in_a_file(tmp_path):
 
 def test_rows_count_on_from_one_split_to_the_next():
     images = np.arange(2 * 5, dtype=np.uint8).reshape(2, 5, 1, 1, 1)
-    batches = Batches((images[:, :2], images[:, 2:]), np.array([[[0, 4, 2], [1, 3, 3]]]))
-    np.testing.assert_array_equal(batches[0][..., 0, 0, 0], [[0, 4, 2], [6, 8, 8]])
+    parts = [(of_modality[:2], of_modality[2:]) for of_modality in images]
+    batches = Batches(parts, np.array([[[0, 4, 2], [1, 3, -1]]]))
+    np.testing.assert_array_equal(batches[0][..., 0, 0, 0], [[0, 4, 2], [6, 8, 0]])
+
+
+def test_modalities_may_have_different_numbers_of_images():
+    """And parts of different lengths."""
+    first, second = (np.arange(n, dtype=np.uint8)[:, None, None, None] for n in (3, 6))
+    parts = [(first[:1], first[1:]), (second[:4], second[4:])]
+    batches = Batches(parts, np.array([[[2, 0], [5, 3]], [[-1, 1], [0, -1]]]))
+    np.testing.assert_array_equal(batches[0][..., 0, 0, 0], [[2, 0], [5, 3]])
+    np.testing.assert_array_equal(batches[1][..., 0, 0, 0], [[0, 1], [0, 0]])
 
 
 def test_a_run_that_streams_by_itself_ends_as_a_resident_one(tmp_path):
     """Stopped while resident, then streamed by two processes for want of room, to the end."""
-    tiny.tree(tmp_path / "tree")
+    c = tiny.config("three_stream", train__steps=12, data__prepared=str(tmp_path))
+    c.data.root = str(tiny.tree(tmp_path / "tree"))
+    assert tiny.train(c, tmp_path / "whole")
+    assert tiny.train(c, tmp_path / "parts", stop_at=2) is None
 
-    def options(name, *more):
-        return (
-            f"--workdir={tmp_path / name}",
-            f"--config.data.root={tmp_path / 'tree'}",
-            f"--config.data.prepared={tmp_path}",
-            "--config.train.steps=60",
-            "--config.train.save_every_steps=1",  # slow enough for the signal
-            # Half the network compiles in half the time; the tests above have the whole of it.
-            "--config.model.mfmp.enabled=False",
-            "--config.model.flare_heads=False",
-            "--config.losses.mask_kl=0",
-            *more,
-        )
-
-    whole = tiny.main(*options("whole"))
-    assert whole.returncode == 0, whole.stderr
-    assert "streamed" not in whole.stderr
-
-    first = subprocess.Popen(
-        tiny.command(*options("parts")), env=tiny.environment(), cwd=tiny.ROOT, stderr=-1, text=True
+    rest = tiny.main(
+        f"--workdir={tmp_path / 'parts'}",
+        "--config.data.max_memory_fraction=1e-9",
+        "--config.data.workers=2",
+        config="",  # the workdir remembers its own
     )
-    lines = tmp_path / "parts" / "metrics.jsonl"
-    while not lines.exists() or lines.read_bytes().count(b"\n") < 4:
-        assert first.poll() is None, first.stderr.read()
-        time.sleep(0.005)
-    first.send_signal(signal.SIGTERM)
-    assert "Stopped by SIGTERM" in first.communicate(timeout=100)[1]
-
-    more = ("--config.data.resident_share=1e-9", "--config.data.workers=2")
-    rest = tiny.main(*options("parts", *more))
     assert rest.returncode == 0, rest.stderr
-    assert "more than 1e-07 % (config.data.resident_share)" in rest.stderr
+    assert "from step 6" in rest.stderr
+    assert "more than 1e-07 % (config.data.max_memory_fraction)" in rest.stderr
     assert "leaked" not in rest.stderr
     for name in ("query", "gallery"):
         ours, theirs = (

@@ -1,9 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from facenet_jax.models.facenet import FCE, MFMP, FlareHead
+from facenet_jax.models.vit import LastBlock
 from tests.support import tiny_run as tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -128,12 +131,12 @@ def test_fce_equals_numpy(mask, keep, gate):
     x, t, m = np.asarray(own), np.asarray(thermal), np.asarray(predicted) + np.float32(0.2)
     g = 1 / (1 + np.exp(-m)) if mask == "soft" else (m > 0).astype(np.float32)
     expected = x.copy()
-    for band in (0, 1):
+    for modality in (0, 1):
         for sample in range(4):
-            if DELTA[sample, band] if gate == "sample" else DELTA.any():
-                kept = 1 - g[band if keep == "own" else 1, sample]
-                expected[band, sample, 1:] = g[band, sample] * t[sample, 1:] + (
-                    kept * x[band, sample, 1:]
+            if DELTA[sample, modality] if gate == "sample" else DELTA.any():
+                kept = 1 - g[modality if keep == "own" else 1, sample]
+                expected[modality, sample, 1:] = g[modality, sample] * t[sample, 1:] + (
+                    kept * x[modality, sample, 1:]
                 )
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
 
@@ -165,7 +168,8 @@ def test_only_a_differentiable_mask_teaches_mfmp(mask):
 
 def test_the_flare_head_reads_class_token_and_mask():
     """Its logits depend on every token, and its parameters lie where checkpoints expect them."""
-    layer, tokens = FlareHead(2, 0.0, jnp.float32, "xla"), tiny.noise(4, 5, 8)
+    last = functools.partial(LastBlock, 2, 0.0, jnp.float32, "xla")
+    layer, tokens = FlareHead(last), tiny.noise(4, 5, 8)
     variables = tiny.draw(jax.eval_shape(lambda: layer.init(KEY, tokens, False)))
     assert sorted(variables["params"]) == ["block", "classifier", "neck", "norm"]
 

@@ -80,6 +80,25 @@ def test_batch_norm_of_one_sample_is_finite():
     assert np.isfinite(changed["batch_stats"]["var"]).all()
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_batch_norm_leaves_missing_rows_out_of_its_statistics(train):
+    """As the layer on the other rows alone; with none of them the statistics stay as they are."""
+    layer, x = BatchNorm(), noise(6, 5) * 3 + 1
+    variables = shaken(layer, x, True)
+    present = np.array([1, 0, 1, 1, 0, 1], bool)
+    apply = jax.jit(
+        lambda x, present: layer.apply(variables, x, train, present, mutable=["batch_stats"])
+    )
+    y, changed = apply(x.at[1].set(1e4), jnp.asarray(present))
+    expected, statistics = apply(x[present], None)
+    np.testing.assert_allclose(y[present], expected, rtol=1e-4, atol=1e-5)
+    for name, value in changed["batch_stats"].items():
+        np.testing.assert_allclose(value, statistics["batch_stats"][name], rtol=1e-5, atol=1e-6)
+    y, changed = apply(x, jnp.zeros(6, bool))
+    assert np.isfinite(y).all()
+    jax.tree.map(np.testing.assert_array_equal, changed["batch_stats"], variables["batch_stats"])
+
+
 def test_drop_path_zeroes_whole_samples_and_scales_the_others():
     x = noise(2000, 3, 2)
     y = np.asarray(drop_path(KEY, x, jnp.float32(0.25)))

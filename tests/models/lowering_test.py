@@ -10,10 +10,13 @@ import pytest
 
 from configs import wmveid863
 from facenet_jax import models, optim, step
+from facenet_jax.inputs.device import DeviceSplit
+from facenet_jax.types import DataSpec
 from tests.support import tiny_run as tiny
 
 CONFIG = wmveid863.get_config()  # the real size; nothing is computed
-IDENTITIES, TRIPLETS, STEPS = 603, 3481, 100
+SPEC = DataSpec(tiny.MODALITIES, tuple(CONFIG.data.image_size), 603, {"camera": 9})
+SAMPLES, STEPS = 3481, 100
 PRODUCT = re.compile(
     r"stablehlo\.dot_general .*contracting_dims = \[([\d, ]*)\] x .*"
     r": \(tensor<([\dx]*)x(\w+)>, tensor<[\dx]*x(\w+)>\) -> tensor<([\dx]*)x(\w+)>"
@@ -24,29 +27,30 @@ def like(dtype, *shape):
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def split(triplets):
+def split(samples):
     """A split of the data set, without its content."""
-    image = like(np.uint8, triplets, *CONFIG.data.image_size, 3)
-    label = like(np.int32, triplets)
-    return step.Resident((image,) * 3, label, label, label, like(bool, triplets, 2))
+    image = like(np.uint8, samples, *CONFIG.data.image_size, 3)
+    label, flare = (like(np.int32, samples),) * 3, (like(bool, samples),) * 3
+    return DeviceSplit((image,) * 3, label, {"camera": label, "flare": flare})
 
 
 @pytest.fixture(scope="module")
 def traced():
     """The training chunk and the extraction on 8 devices, before any platform is chosen."""
     mesh = tiny.make_mesh(8)
-    model = models.build(CONFIG.model, CONFIG.data.image_size, IDENTITIES)
+    model = models.build(CONFIG.model, SPEC)
     optimizer = optim.optimizer(CONFIG.optim)
+    groups = optim.parameter_groups(model.groups, CONFIG.optim.bias_lr_factor)
     state = jax.eval_shape(functools.partial(step.initial_state, model, optimizer, 0))
     batch = CONFIG.train.identities_per_batch * CONFIG.train.samples_per_identity
     schedule = step.Schedule(like(np.int32, STEPS, 3, batch), like(np.float32, STEPS, 2))
-    chunk = step.make_chunk(model, optimizer, CONFIG, mesh)
-    variables, rows = {"params": state.params, **state.collections}, CONFIG.evaluate.batch
-    extract = step.make_extract(model, mesh)
-    data, row, real = split(TRIPLETS), like(np.int32, rows), like(bool, rows)
+    chunk = step.make_chunk(model, optimizer, groups, CONFIG, mesh)
+    size = CONFIG.evaluate.batch
+    extract = step.make_extract(model, mesh, SPEC.modalities)
+    data, rows, real = split(SAMPLES), like(np.int32, 3, size), like(bool, size)
     return {
         "train": chunk.trace(state, data, schedule, like(np.int32)),
-        "embed": extract.trace(variables, data, row, real),
+        "embed": extract.trace(state.variables, data, rows, real),
     }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from facenet_jax.models import vit
+from facenet_jax.models.backbones import stack
 from tests.support import tiny_run as tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -80,7 +81,7 @@ def values_and_gradients(remat, unroll):
 
 def bytes_kept(remat):
     """What the forward pass of three stacked trunks leaves for the backward pass."""
-    layer = vit.stacked(vit.Trunk, (0, None))(**FIELDS | {"remat": remat})
+    layer = stack(functools.partial(vit.Trunk, **FIELDS | {"remat": remat}), (0, None))()
     images = tiny.noise(3, 8, 32, 16, 3)
     variables = tiny.draw(jax.eval_shape(lambda: layer.init(KEY, images, False)))
     _, vjp = jax.vjp(lambda v: layer.apply(v, images, False), variables)

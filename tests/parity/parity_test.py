@@ -1,11 +1,9 @@
 """The release's own numbers on golden/tiny, and that a wrong number is seen."""
 
 import dataclasses
-import importlib
 import json
 import pathlib
 import shutil
-import sys
 
 import jax
 import numpy as np
@@ -13,15 +11,14 @@ import pytest
 
 from data_tfds.errors import UserError
 from facenet_jax.parity import model as parity
+from facenet_jax.parity.rows import Golden, compared
+from scripts import check_parity
 
-HERE = pathlib.Path(__file__).resolve().parent
-TINY = HERE / "golden" / "tiny"
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "scripts")]
-check_parity = importlib.import_module("check_parity")
+TINY = pathlib.Path(__file__).resolve().parents[1] / "golden" / "tiny"
 
 
 @pytest.fixture(scope="module")
-def rows():
+def rows(quick_compile):
     return check_parity.check(TINY)
 
 
@@ -50,11 +47,11 @@ def test_the_table_folds_what_agrees_and_shows_what_does_not(rows):
 
 @pytest.fixture(scope="module")
 def twin(rows):  # after rows, so that one compilation serves both
-    return parity.Twin(parity.Golden(TINY), check_parity.recipes())
+    return parity.Twin(Golden(TINY), check_parity.recipes())
 
 
 def test_a_changed_weight_or_reference_fails(twin, monkeypatch):
-    golden = parity.Golden(TINY)
+    golden = Golden(TINY)
     changed = dict(twin.arrays)
     changed["embedding_flare_mixed"] = changed["embedding_flare_mixed"] + 1e-3
     monkeypatch.setattr(twin, "arrays", changed)
@@ -94,12 +91,12 @@ def test_gradients_are_held_to_the_reference_both_ways(twin):
     ],
 )
 def test_rows_judge_by_the_largest_reference(ours, reference, status):
-    assert parity.compared("x", ours, reference, 2e-5).status == status
+    assert compared("x", ours, reference, 2e-5).status == status
 
 
-def test_unusable_directories_are_sentences(tmp_path, capsys):
-    assert check_parity.main(["--golden", str(tmp_path)]) == 1
-    assert "has no meta.json" in capsys.readouterr().err
+def test_unusable_directories_are_sentences(tmp_path):
+    with pytest.raises(UserError, match=r"has no meta\.json"):
+        check_parity.main(["--golden", str(tmp_path)])
     shutil.copytree(TINY, tmp_path / "tiny")
     (tmp_path / "tiny" / "meta.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
@@ -114,6 +111,6 @@ def test_the_parts_match_where_the_shared_directory_is(shared):
     from facenet_jax.parity.parts import part_rows
 
     with jax.default_matmul_precision("highest"):
-        found = list(part_rows(parity.Golden(shared / "golden"), check_parity.recipes()))
+        found = list(part_rows(Golden(shared / "golden"), check_parity.recipes()))
     assert [row.name for row in found if row.status != "ok"] == []
     assert len(found) > 30

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 evaluate_embeddings = importlib.import_module("evaluate_embeddings")
 
-BANDS = ("visible", "near_infrared", "thermal")
+MODALITIES = ("visible", "near_infrared", "thermal")
 
 
 def arrays(seed, rows):
@@ -26,7 +26,7 @@ def arrays(seed, rows):
         "embedding": (identity[:, None] == np.arange(12) % 6).astype(np.float32)
         + generator.normal(size=(rows, 12)).astype(np.float32),
         "parts": np.array([(0, 4), (4, 8), (8, 12)], np.int32),
-        "modalities": np.array(BANDS),
+        "modalities": np.array(MODALITIES),
         "identity": identity.astype(np.int32),
         "camera": generator.integers(3, size=rows).astype(np.int32),
         "scene": generator.integers(4, size=rows).astype(np.int32),
@@ -79,7 +79,7 @@ def test_gives_what_the_library_gives(files, scores, protocol):
     flared = arrays(0, 30)["flare"].any(axis=1)
     assert result == {
         "protocol": protocol,
-        "bands": list(BANDS),
+        "modalities": list(MODALITIES),
         "rerank": None,
         **ranking.metrics(),
         "clean": ranking.metrics(~flared),
@@ -87,14 +87,14 @@ def test_gives_what_the_library_gives(files, scores, protocol):
     }
 
 
-def test_bands_are_columns_by_name(files, scores):
-    result = scores(*files(), "--protocol", "camera", "--bands", "thermal,visible")
+def test_modalities_are_columns_by_name(files, scores):
+    result = scores(*files(), "--protocol", "camera", "--modalities", "thermal,visible")
     ranking = expected("camera", part=[8, 9, 10, 11, 0, 1, 2, 3])
-    assert result["bands"] == ["thermal", "visible"]
+    assert result["modalities"] == ["thermal", "visible"]
     assert result["mAP"] == ranking.metrics()["mAP"] != expected("camera").metrics()["mAP"]
 
 
-def test_bands_may_lie_in_another_order_in_the_gallery(files, scores):
+def test_modalities_may_lie_in_another_order_in_the_gallery(files, scores):
     gallery = arrays(1, 80)["embedding"]
     swapped = {
         "embedding": np.concatenate([gallery[:, 8:], gallery[:, :8]], axis=1),
@@ -102,8 +102,8 @@ def test_bands_may_lie_in_another_order_in_the_gallery(files, scores):
     }
     options = files(gallery=swapped)
     assert evaluate_embeddings.main([*options, "--protocol", "none"]) == 1
-    result = scores(*options, "--protocol", "none", "--bands", "visible,thermal")
-    straight = scores(*files(), "--protocol", "none", "--bands", "visible,thermal")
+    result = scores(*options, "--protocol", "none", "--modalities", "visible,thermal")
+    straight = scores(*files(), "--protocol", "none", "--modalities", "visible,thermal")
     assert result == straight
 
 
@@ -118,7 +118,7 @@ def test_table(files, capsys):
     no_flare = np.zeros((30, 2), bool)
     assert evaluate_embeddings.main([*files({"flare": no_flare}), "--protocol", "camera"]) == 0
     title, head, total, clean, flared = capsys.readouterr().out.splitlines()
-    assert title == "protocol camera, bands visible + near_infrared + thermal, gallery 80"
+    assert title == "protocol camera, modalities visible + near_infrared + thermal, gallery 80"
     assert head.split() == ["queries", "mAP", "mINP", "R1", "R5", "R10", "R20", "valid", "skipped"]
     score = expected("camera").metrics()
     cells = [score["mAP"], score["mINP"], *score["cmc"].values()]
@@ -145,20 +145,38 @@ BAD_ARRAYS = {
     "infinite": ("embedding", broken_embedding(-np.inf), "first in row 7 (sample-7)"),
     "flat": ("embedding", np.ones(30, np.float32), "array embedding .* float32 [30], not floating"),
     "integers": ("embedding", np.ones((30, 12), int), "is int64 [30, 12], not floating [N, E]"),
-    "absent": ("scene", None, "has no array scene"),
+    "absent": (
+        "scene",
+        None,
+        "query.npz has no scene among its labels (camera, flare), so the protocol scene does not "
+        "belong to this data; camera and none would",
+    ),
+    "no name": ("name", None, "has no array name; it must have all of embedding"),
     "short": ("camera", np.zeros(29, int), "array camera .* int64 [29], not integer [30]"),
     "floats": ("identity", np.zeros(30), "array identity .* float64 [30], not integer [30]"),
-    "flare": ("flare", np.zeros(30, bool), "array flare .* bool [30], not bool [30, 2]"),
+    "flare": ("flare", np.zeros(30, bool), "array flare .* bool [30], not bool [30, M]"),
+    "flare of integers": ("flare", np.zeros((30, 2), int), "array flare .* not bool [30, M]"),
+    "short label": ("weather", np.zeros((29, 2)), "array weather .* not an array [30, M]"),
+    "float scene": ("scene", np.zeros(30), "array scene .* float64 [30], not integer [30]"),
     "parts": ("parts", np.array([(0, 4), (4, 8), (8, 13)]), "8, 13]] .* 12 wide"),
     "reverse": ("parts", np.array([(0, 4), (8, 4), (8, 12)]), "[8, 4]"),
     "two parts": ("parts", np.array([(0, 4), (4, 8)]), "array parts .* int64 [2, 2]"),
     "objects": ("name", np.array([None] * 30), "not an .npz archive of plain arrays: Object"),
-    "bands": ("modalities", np.array(["visible", "x", "thermal"]), "visible, x, thermal and"),
+    "two names": (
+        "modalities",
+        np.array(["visible", "visible", "thermal"]),
+        "names one twice: visible, visible, thermal",
+    ),
+    "other modalities": (
+        "modalities",
+        np.array(["visible", "x", "thermal"]),
+        "visible, x, thermal and",
+    ),
     "widths": ("parts", np.array([(0, 3), (3, 8), (8, 12)]), "[3, 5, 4] columns wide in"),
     "no scene": (
         "scene",
         np.where(np.arange(30) < 4, 1, -1),
-        "26 rows, first for row 4 (sample-4), so --protocol scene does not belong to this data; "
+        "26 rows, first for row 4 (sample-4), so the protocol scene does not belong to this data; "
         "camera and none would",
     ),
     "no match": ("identity", np.arange(30) + 90, "None of the 30 queries has a match"),
@@ -182,13 +200,25 @@ def test_a_bad_array_is_one_sentence_that_names_the_file(files, capsys, name):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--protocol", "view"], "--protocol view must be one of camera, scene, none"),
+        (
+            ["--protocol", "view"],
+            "query.npz has no view among its labels (camera, scene, flare)",
+        ),
+        (["--protocol", "view"], "does not belong to this data; camera, scene and none would."),
+        (["--protocol", "flare"], "no flare that is an integer [N], but bool [30, 2]"),
+        (["--protocol", "wmveid863/other"], "wmveid863 has no protocol"),
+        (["--protocol", "no_such_package.rules"], 'no module "no_such_package" to import'),
+        (["--protocol", "data_tfds.samples.no_rules"], 'has no attribute "no_rules"'),
+        (["--protocol", "data_tfds.samples"], "is a module, not a data_tfds.samples.Protocol"),
         (["--protocol", "none", "--rerank", "20,6"], "--rerank 20,6 must be k1,k2,lambda"),
         (["--protocol", "none", "--rerank", "20,6,x"], "--rerank 20,6,x must be"),
         (["--protocol", "none", "--rerank", ""], "must be k1,k2,lambda"),
         (["--protocol", "none", "--rerank", "200,6,0.3"], "k1 = 200"),
-        (["--protocol", "none", "--bands", "red"], "no band 'red', only visible, near_infrared"),
-        (["--protocol", "none", "--bands", "visible,visible"], "names a band twice"),
+        (
+            ["--protocol", "none", "--modalities", "red"],
+            "no modality 'red', only visible",
+        ),
+        (["--protocol", "none", "--modalities", "visible,visible"], "name one twice"),
         (["--protocol", "none", "--json", "/dev/null/scores.json"], "cannot be written"),
         (["--protocol", "none", "--query", "nowhere.npz"], "no file nowhere.npz"),
         (["--protocol", "none", "--query", "."], "no file ."),
@@ -244,7 +274,8 @@ def test_as_a_command(files):
     assert done.stdout.startswith("protocol camera")
     failed = subprocess.run([*command, "view"], cwd=ROOT, capture_output=True, text=True)
     assert failed.returncode == 1
-    assert failed.stderr.startswith("--protocol view")
+    assert "query.npz has no view" in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
 
 
 def test_skipped_queries_are_counted(files, capsys):
@@ -263,3 +294,56 @@ def test_without_camera_and_scene_only_none_belongs_to_the_data(files, capsys):
         assert evaluate_embeddings.main([*options, "--protocol", protocol]) == 1
         assert "does not belong to this data; none would." in capsys.readouterr().err
     assert evaluate_embeddings.main([*options, "--protocol", "none"]) == 0
+
+
+def test_any_label_may_make_junk(files, scores):
+    view = {side: np.arange(rows) % 5 for side, rows in (("query", 30), ("gallery", 80))}
+    result = scores(*files(*({"view": view[side]} for side in view)), "--protocol", "view")
+    query, gallery = arrays(0, 30), arrays(1, 80)
+    ranking = metrics.per_query(
+        query["embedding"],
+        gallery["embedding"],
+        query["identity"],
+        gallery["identity"],
+        view["query"],
+        view["gallery"],
+    )
+    assert result["mAP"] == ranking.metrics()["mAP"] != expected("none").metrics()["mAP"]
+
+
+def test_a_data_sets_protocol_by_its_name(files, scores):
+    result = scores(*files(), "--protocol", "wmveid863/official")
+    assert result["protocol"] == "wmveid863/official"
+    assert result["mAP"] == expected("camera").metrics()["mAP"]
+
+
+def test_a_protocol_of_the_users_own(files, scores, tmp_path, monkeypatch, capsys):
+    """With trials, between modalities whose parts have different names."""
+    (tmp_path / "their_rules.py").write_text(
+        "import numpy as np\n"
+        "from data_tfds.samples import Protocol, Side\n"
+        "def trials(labels):\n"
+        "    return [np.flatnonzero(labels['camera'] == camera) for camera in (0, 1)]\n"
+        "rules = Protocol('theirs', 'scene', Side('query', ('thermal',)), trials=trials)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    thermal = {"modalities": np.array(["t"]), "parts": np.array([(0, 12)])}
+    visible = {"modalities": np.array(["v"]), "parts": np.array([(0, 12)])}
+    result = scores(*files(thermal, visible), "--protocol", "their_rules.rules")
+    camera = arrays(1, 80)["camera"]
+    assert (result["protocol"], result["trials"]) == ("theirs", 2)
+    assert result["gallery"] == ((camera == 0).sum() + (camera == 1).sum()) / 2
+    lines = capsys.readouterr().out.splitlines()
+    assert "2 trials" in lines[0]
+    assert [line.split()[0] for line in lines[2:]] == ["all", "+-", "clean", "+-", "flared", "+-"]
+
+
+def test_files_without_flare_tell_no_subsets(files, scores, capsys):
+    result = scores(*files({"flare": None}), "--protocol", "camera")
+    assert not {"clean", "flared"} & result.keys()
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_a_score_needs_no_jax():
+    code = "import sys, scripts.evaluate_embeddings; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -63,14 +63,14 @@ def test_blocks_equal_the_dense_twin(parameters, block):
 
 def test_lambda_one_is_the_plain_ranking():
     query, gallery, *identities = clustered(1)
-    plain = metrics.retrieval(query, gallery, *identities)
+    plain = metrics.per_query(query, gallery, *identities).metrics()
     again = metrics.per_query_of_distances(rerank.rerank(query, gallery, 5, 2, 1.0), *identities)
     assert again.metrics() == plain
 
 
 def test_it_helps_on_overlapping_clusters():
     query, gallery, *identities = clustered(2, queries=60, gallery=300, identities=12)
-    plain = metrics.retrieval(query, gallery, *identities)["mAP"]
+    plain = metrics.per_query(query, gallery, *identities).metrics()["mAP"]
     blocks = rerank.rerank(query, gallery, 20, 6, 0.3)
     assert metrics.per_query_of_distances(blocks, *identities).metrics()["mAP"] > plain + 0.02
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_tfds.errors import UserError
-from facenet_jax.runtime.checkpoint import Checkpoints
+from facenet_jax.runtime.checkpoint import Checkpoints, selected
 from tests.support import tiny_run as tiny
 
 MESH = tiny.make_mesh(2)
@@ -65,6 +65,28 @@ def test_the_latest_and_the_best_are_kept(checkpoints):
     assert (checkpoints.latest(), checkpoints.best()) == (6, 6)
 
 
+def test_the_protocol_names_the_score_that_the_best_is_chosen_by(tmp_path):
+    """A rank of the CMC, as sets with one true match a query have it."""
+    scores = {1: (0.9, 0.2), 2: (0.3, 0.6), 3: (0.5, 0.4)}
+    metrics = {
+        step: {"mAP": mean, "mINP": 0.1, "cmc": {"1": rank, "5": 1.0}}
+        for step, (mean, rank) in scores.items()
+    }
+    assert [selected(metrics[1], name) for name in ("mAP", "mINP", "R1", "R5")] == [
+        0.9,
+        0.1,
+        0.2,
+        1,
+    ]
+    for select, best in (("mAP", 1), ("R1", 2)):
+        opened = Checkpoints(tmp_path / select, select)
+        for step, found in metrics.items():
+            opened.save(step, state(step), found)
+        assert steps(opened) == [best, 3]
+        assert (opened.best(), opened.metrics(best)) == (best, metrics[best])
+        opened.close()
+
+
 def test_without_scores_there_is_a_latest_and_no_best(checkpoints):
     assert (checkpoints.latest(), checkpoints.best()) == (None, None)
     save(checkpoints, {1: None, 2: None})
@@ -79,6 +101,18 @@ def test_another_process_finds_them(checkpoints):
     assert (other.latest(), other.best(), other.metrics(1)) == (2, 1, {"mAP": 0.9})
     save(other, {3: 0.1})
     assert steps(other) == [1, 3]  # the best is known to be the one of the process before
+    other.close()
+
+
+def test_the_best_is_by_the_score_that_the_run_chose(tmp_path):
+    """Whoever opens the checkpoints later need not know by which score."""
+    own = Checkpoints(tmp_path / "checkpoints", "R1")
+    for step, (mean, rank_1) in {1: (0.2, 0.9), 2: (0.8, 0.3)}.items():
+        own.save(step, state(step), {"mAP": mean, "cmc": {"1": rank_1}})
+    own.close()
+    other = Checkpoints(tmp_path / "checkpoints")
+    assert (other.latest(), other.best()) == (2, 1)
+    assert other.metrics(1) == {"mAP": 0.2, "cmc": {"1": 0.9}}
     other.close()
 
 

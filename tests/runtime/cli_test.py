@@ -1,6 +1,7 @@
 import errno
 import logging
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -9,10 +10,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from data_tfds.errors import UserError
+from facenet_jax import config as configs
+from facenet_jax import stored
 from facenet_jax.runtime import cli
 from tests.support import tiny_run as tiny
 
 CONFIGS = tiny.ROOT / "configs"
+OLD = tiny.ROOT / "tests" / "golden" / "workdir_0_1_0" / "config.json"
 
 
 @pytest.fixture
@@ -35,13 +39,15 @@ def test_options_change_the_config(parse):
     config = parse(
         "--config.model.width=24",
         "--config.data.image_size=(16,8)",
-        "--config.losses.mc=2",
-        "--config.losses.triplet=((0,0),(0.5,1.5))",
+        "--config.losses.mc.weight=2",
+        "--config.losses.triplet.weight=((0,0),(0.5,1.5))",
+        "--config.losses.id.label_smoothing=0.1",
     ).config
     assert config.model.width == 24
     assert tuple(config.data.image_size) == (16, 8)
-    assert config.losses.mc == 2
-    assert config.losses.triplet == ((0, 0), (0.5, 1.5))
+    assert config.losses.mc.weight == 2
+    assert config.losses.id.label_smoothing == 0.1
+    assert config.losses.triplet.weight == ((0, 0), (0.5, 1.5))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +58,7 @@ def test_options_change_the_config(parse):
         ("--config.model.fce.maks=soft", "no option 'maks'. Did you mean mask? All options are in"),
         (
             "--config.model.qqqq=3",
-            "The config has no option 'qqqq'. All options are in configs/com",
+            "The config has no option 'qqqq'. All options are in facenet_jax/config",
         ),
         ("--moed=train", "Unknown command line flag 'moed'. Did you mean: mode?"),
         ("--mode=tarin", "--mode=tarin: value should be one of <train|evaluate>."),
@@ -78,14 +84,60 @@ def test_config_and_workdir_each_do_without_the_other(tmp_path):
     with pytest.raises(UserError, match=r"configs/nothing.py does not exist"):
         cli.config_and_workdir(dict, "configs/nothing.py", None)
     config, folder = cli.config_and_workdir(tiny.get_config, tiny.__file__, None)
-    assert (config, folder) == (tiny.get_config(), pathlib.Path("runs/tiny"))
+    assert (config, folder) == (tiny.get_config(), pathlib.Path("runs/tiny_run"))
     _, folder = cli.config_and_workdir(tiny.get_config, tiny.__file__, str(tmp_path))
     assert folder == tmp_path
-    with pytest.raises(UserError, match=r"is .* a workdir"):
-        cli.config_and_workdir(dict, None, str(tmp_path))
-    (tmp_path / "config.json").write_text('{"seed": 5, "data": {"image_size": [16, 8]}}')
-    config, _ = cli.config_and_workdir(dict, None, str(tmp_path))
-    assert (config.seed, tuple(config.data.image_size)) == (5, (16, 8))
+    stored = tiny.get_config()
+    assert cli.config_and_workdir(lambda: stored, None, str(tmp_path)) == (stored, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        ([], None),
+        (["--workdir=a"], "a"),
+        (["--workdir", "a"], "a"),
+        (["-workdir=a=b"], "a=b"),
+        (["--workdir=a", "--mode=embed", "--workdir=b"], "b"),
+        (["--workdir"], None),
+        (["--workdirs=a", "workdir=a"], None),
+    ],
+)
+def test_an_option_is_found_before_the_others_are_defined(arguments, value):
+    assert cli.given(["main.py", *arguments], "workdir") == value
+
+
+def overridden(monkeypatch, folder, *options):
+    """The config that main.py sees with --workdir alone and these options."""
+    arguments = ["main.py", f"--workdir={folder}", *options]
+    monkeypatch.setattr(sys, "argv", arguments)
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "folder", flag_values=values)
+    config = stored.read_config(folder)
+    cli.define_stored(config, values)
+    cli.parse(values, arguments)
+    return values.config
+
+
+def test_single_options_change_the_config_of_a_workdir(monkeypatch, tmp_path):
+    """Numbers, tables where numbers were, and tables as JSON stores them."""
+    c = tiny.config(losses__triplet__weight=((0.0, 0.0), (1.0, 2.0)))
+    stored.claim(tmp_path, c, tiny.SPEC, resuming=False)
+    config = overridden(
+        monkeypatch,
+        tmp_path,
+        "--config.data.name=folder/camera",
+        "--config.data.image_size=(16,8)",
+        "--config.losses.triplet.weight=0.5",
+        "--config.losses.id.weight=((0,1),(1,0))",
+    )
+    configs.check(config)
+    assert config.data.name == "folder/camera"
+    assert tuple(config.data.image_size) == (16, 8)
+    assert config.losses.triplet.weight == 0.5
+    assert config.losses.id.weight == ((0, 1), (1, 0))
+    with pytest.raises(UserError, match=r"no option 'widht'. Did you mean width"):
+        overridden(monkeypatch, tmp_path, "--config.model.widht=3")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +202,8 @@ def test_the_log_is_about_this_project(path, level, text, shown):
             [f"--config={tiny.__file__}", "--workdir=FILE/x"],
         ),
         (1, "holds no checkpoint; train first", [f"--config={tiny.__file__}", "--mode=evaluate"]),
-        (1, "holds no checkpoint; train first", [f"--config={tiny.__file__}", "--mode=embed"]),
+        (2, "no option 'widht'. Did you mean width?", ["--config.model.widht=3", "--workdir=OLD"]),
+        (1, "config.json cannot be read", ["--mode=embed"]),
     ],
 )
 def test_main_says_one_sentence_and_its_exit_code(tmp_path, code, sentence, options):
@@ -158,8 +211,14 @@ def test_main_says_one_sentence_and_its_exit_code(tmp_path, code, sentence, opti
     file.write_text("")
     if not any(option.startswith("--workdir") for option in options) and options:
         options = [*options, f"--workdir={tmp_path / 'run'}"]
+    (tmp_path / "old").mkdir()
+    shutil.copy(OLD, tmp_path / "old")
     done = subprocess.run(
-        [sys.executable, tiny.ROOT / "main.py", *(x.replace("FILE", str(file)) for x in options)],
+        [
+            sys.executable,
+            tiny.ROOT / "main.py",
+            *(x.replace("FILE", str(file)).replace("OLD", str(tmp_path / "old")) for x in options),
+        ],
         env=tiny.environment(),
         cwd=tiny.ROOT,
         capture_output=True,

@@ -1,66 +1,49 @@
 import dataclasses
-import types
 
 import jax
 import numpy as np
 import pytest
 
 from data_tfds.errors import UserError
+from facenet_jax import run as runs
 from facenet_jax.inputs import stream
 from facenet_jax.runtime import memory
 from facenet_jax.runtime.memory import Budget
 from tests.support import tiny_run as tiny
 
 
-@pytest.fixture
-def dataset():
-    images = np.zeros((3, 10, 8, 8, 3), np.uint8)
-    split = types.SimpleNamespace(images=images)
-    return types.SimpleNamespace(train=split, query=split, gallery=split, validation=None)
-
-
-@pytest.fixture
-def messages(monkeypatch):
-    lines = []
-    monkeypatch.setattr(memory.logging, "info", lambda text, *values: lines.append(text % values))
-    return lines
-
-
-def test_images_stream_when_they_are_more_than_their_share(dataset, monkeypatch, messages):
-    """Three splits of 5,760 bytes against half of a device."""
+def test_images_stream_when_they_are_more_than_their_share(monkeypatch, log_lines):
+    """17,280 bytes, 576 of them for each sample, against half of a device."""
     config, mesh = tiny.config(), tiny.make_mesh(1)
     monkeypatch.setattr(memory, "of_device", lambda mesh: 2 * 17280)
-    assert not memory.streams(config, dataset, mesh)
+    assert not memory.streams(config, 17280, 576, mesh)
     monkeypatch.setattr(memory, "of_device", lambda mesh: 2 * 17279)
-    assert memory.streams(config, dataset, mesh)
-    assert "The images take 17.3 kB, more than 50 %" in messages[0]
-    assert "3 steps (13.8 kB" in messages[0]
-    config.data.resident_share = 0.6
-    assert not memory.streams(config, dataset, mesh)
-    dataset.validation = dataset.train
-    assert memory.streams(config, dataset, mesh)
+    assert memory.streams(config, 17280, 576, mesh)
+    assert "The images take 17.3 kB, more than 50 %" in log_lines[0]
+    assert "3 steps (13.8 kB" in log_lines[0]
+    config.data.max_memory_fraction = 0.6
+    assert not memory.streams(config, 17280, 576, mesh)
+    assert memory.streams(config, 17280 + 5760, 576, mesh)
 
 
-def test_the_config_decides_where_it_does(dataset, monkeypatch):
+def test_the_config_decides_where_it_does(monkeypatch):
     monkeypatch.setattr(memory, "of_device", lambda mesh: 1)
     mesh = tiny.make_mesh(1)
-    assert memory.streams(tiny.config(data__resident="never"), dataset, mesh)
-    assert not memory.streams(tiny.config(data__resident="always"), dataset, mesh)
+    assert memory.streams(tiny.config(data__resident="never"), 10, 1, mesh)
+    assert not memory.streams(tiny.config(data__resident="always"), 10, 1, mesh)
     monkeypatch.setattr(memory, "of_device", lambda mesh: None)
-    assert not memory.streams(tiny.config(), dataset, mesh)
+    assert not memory.streams(tiny.config(), 10, 1, mesh)
 
 
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"data__resident_share": 0.0}, "resident_share is 0.0"),
-        ({"data__resident_share": 1.5}, "resident_share is 1.5"),
-        ({"data__workers": -1}, "workers is -1"),
-    ],
-)
-def test_shares_and_workers_are_checked(dataset, changes, text):
-    with pytest.raises(UserError, match=text):
-        memory.streams(tiny.config(**changes), dataset, tiny.make_mesh(1))
+def test_the_images_of_a_run_are_those_of_all_its_splits():
+    """Evaluation alone needs no training images; a validation split queries itself."""
+    dataset, config = tiny.dataset(), tiny.config()
+    of_sample = 3 * 32 * 16 * 3
+    train, test = 32 * of_sample, 2 * 16 * of_sample
+    assert runs.image_bytes(dataset, config, training=True) == (train + test, of_sample)
+    assert runs.image_bytes(dataset, config, training=False) == (test, of_sample)
+    held_out = tiny.dataset(validation=tiny.training_split(2))
+    assert runs.image_bytes(held_out, config, training=True)[0] == train + test + 16 * of_sample
 
 
 def test_a_container_has_what_it_is_given(tmp_path, monkeypatch):
@@ -76,19 +59,20 @@ def test_a_container_has_what_it_is_given(tmp_path, monkeypatch):
 
 
 def test_a_budget_counts_what_each_device_holds(quick_compile):
-    t = tiny.Trainer(tiny.config(train__shard_state=True, train__shard_above=512), 4)
-    state = t.start()
-    program = t.chunk.lower(state, t.data, t.schedule, t.count(1)).compile()
-    need = memory.budget(state, t.data, [t.data], program, t.mesh)
-    images = sum(band.nbytes for band in t.data.images)
+    t = tiny.Trainer(
+        tiny.config("three_stream", train__shard_state=True, train__shard_above=512), 4
+    )
+    state, images = t.start(), sum(x.nbytes for x in t.data.images)
+    need = t.program.budget(state, [t.data])
     assert need.images == 2 * images
     held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state.optimizer))
     assert need.optimizer == held
     assert need.activations > 0
+    assert t.program.budget(runs.state_shapes(t.run_), []).optimizer == held  # of shapes as well
 
-    streamed = stream.Streamed(t.data, (np.stack(t.data.images),))
+    streamed = stream.OnDiskSplit(t.data, tuple((np.asarray(x),) for x in t.data.images))
     window = stream.shapes(streamed, 3, 8, t.mesh)
-    need = memory.budget(state, window, [streamed], program, t.mesh)
+    need = dataclasses.replace(t.program, reads=window).budget(state, [streamed])
     assert need.images == 3 * 3 * 3 * (8 // 4) * np.prod(tiny.SIZE) * 3
 
 
@@ -99,9 +83,9 @@ def need(device):
 def test_the_budget_in_words():
     assert str(need(16_000_000_000)) == (
         "memory of a device: parameters 1.00 GB, optimiser 2.00 GB, images 500.00 MB, activations "
-        "and gradients 4.00 GB; 7.50 GB of 16.00 GB there"
+        "and gradients 4.00 GB; 7.50 GB of 16.00 GB available"
     )
-    assert "it does not tell" in str(need(None))
+    assert "the device does not report its limit" in str(need(None))
 
 
 def test_what_cannot_fit_is_refused_with_three_ways_out():
@@ -110,7 +94,7 @@ def test_what_cannot_fit_is_refused_with_three_ways_out():
     with pytest.raises(UserError) as refusal:
         memory.check(need(7_499_999_999), tiny.config(), 1)
     text = str(refusal.value)
-    assert "7.50 GB of 7.50 GB there" in text
+    assert "7.50 GB of 7.50 GB available" in text
     assert text.endswith(
         "; recompute activations with --config.model.remat=full, use more devices than 1, which "
         "divide the batch, or lower --config.train.identities_per_batch=4."

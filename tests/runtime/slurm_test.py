@@ -30,10 +30,7 @@ def test_two_tasks_of_a_job_are_one_run(tmp_path):
         f"--config.data.root={tmp_path / 'tree'}",
         f"--config.data.prepared={tmp_path / 'prepared'}",
         "--config.train.steps=6",
-        "--config.model.mfmp.enabled=False",
-        "--config.model.fce.enabled=False",
-        "--config.model.flare_heads=False",
-        "--config.losses.mask_kl=0",
+        config=tiny.BASELINE,
     )
     job = {
         "SLURM_JOB_ID": str(free_job()),

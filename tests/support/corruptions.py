@@ -1,4 +1,4 @@
-"""What spoils a small data set of tests/trees.py: each returns a function of the set's folder.
+"""What spoils a small data set of small_datasets.py: each returns a function of the set's folder.
 
 That function changes the files and may return another root, which stands for the spoiled set.
 """
@@ -52,14 +52,14 @@ def pipe(root):
     os.mkfifo(root / "train" / "0002" / "vis" / "pipe.jpg")
 
 
-def triplet(split, name, folder=None):
-    return lambda root: trees.write_triplet(root, split, name, 0, folder)
+def sample(split, name, folder=None):
+    return lambda root: trees.write_sample(root, split, name, 0, folder)
 
 
 def bytes_as_name(root):
     if sys.platform == "darwin":
         pytest.skip("macOS takes no file name that is not UTF-8")
-    trees.write_triplet(root, "train", "a\udcff.jpg", 0, "0002")
+    trees.write_sample(root, "train", "a\udcff.jpg", 0, "0002")
 
 
 def unlink(file):
@@ -90,7 +90,7 @@ def without(folder):
 
 def elsewhere(root):
     shutil.rmtree(root / "test")
-    trees.write_triplet(root, "test", "0077_v1_n1_s077_001.jpg", 0)
+    trees.write_sample(root, "test", "0077_v1_n1_s077_001.jpg", 0)
 
 
 def twice(root):
@@ -109,7 +109,7 @@ def table(change, encoding="utf-8"):
         lines = [list(COLUMNS)]
         for path in sorted(root.glob("*/*/vis/*.png")):
             split, identity, _, name = path.relative_to(root).parts
-            files = [f"{split}/{identity}/{band}/{name}" for band in trees.BANDS]
+            files = [f"{split}/{identity}/{folder}/{name}" for folder in trees.FOLDERS]
             lines.append([split, identity, name[6], "", *files])
         with (root / "mine.csv").open("w", newline="", encoding=encoding) as file:
             csv.writer(file).writerows(change(lines))

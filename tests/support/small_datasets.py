@@ -6,7 +6,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-BANDS = ("vis", "ni", "th")
+FOLDERS = ("vis", "ni", "th")
+"""The folders of the modalities of an aligned set."""
 
 
 def section(name: str, root, prepared, **changes) -> ConfigDict:
@@ -20,6 +21,9 @@ def section(name: str, root, prepared, **changes) -> ConfigDict:
         "test_resize": "bicubic",
         "validation_identities": 0,
         "incomplete": "error",
+        "flare_statistic": "luma",
+        "flare_threshold": 0.05,
+        "flare_rule": "per_modality",
     }
     return ConfigDict({**values, **changes})
 
@@ -31,12 +35,12 @@ def picture(seed: int, size=(12, 16)) -> Image.Image:
     return corners.resize(size[::-1], Image.Resampling.BILINEAR)
 
 
-def write_triplet(root: pathlib.Path, split: str, name: str, seed: int, folder=None) -> None:
+def write_sample(root: pathlib.Path, split: str, name: str, seed: int, folder=None) -> None:
     """Three different images under one name; the identity folder is the name's unless given."""
-    for band, label in enumerate(BANDS):
+    for number, label in enumerate(FOLDERS):
         path = root / split / (folder or name[:4]) / label / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture(3 * seed + band).save(path, quality=90)
+        picture(3 * seed + number).save(path, quality=90)
 
 
 def wmveid863(root: pathlib.Path, query: bool = True) -> pathlib.Path:
@@ -48,7 +52,7 @@ def wmveid863(root: pathlib.Path, query: bool = True) -> pathlib.Path:
         for identity in identities:
             for view in (1,) if split == "query" else (1, 4):
                 name = f"{identity:04d}_v{view}_n{view % 2}_s0{identity:02d}_00{view}.jpg"
-                write_triplet(root, split, name, identity * 10 + view)
+                write_sample(root, split, name, identity * 10 + view)
     return root
 
 
@@ -59,7 +63,7 @@ def msvr310(root: pathlib.Path) -> pathlib.Path:
         for identity in identities:
             for scene in (5, 6):
                 name = f"{identity:04d}_s{scene:03d}_v{scene - 3}_000.jpg"
-                write_triplet(root, split, name, identity * 10 + scene)
+                write_sample(root, split, name, identity * 10 + scene)
     return root
 
 
@@ -80,21 +84,78 @@ def rgbnt201(root: pathlib.Path) -> pathlib.Path:
     for split, identities in {"train_171": (9, 11), "test": (258, 40)}.items():
         for identity in identities:
             for camera in (1, 4):
-                for band, label in enumerate(("RGB", "NI", "TI")):
+                for number, label in enumerate(("RGB", "NI", "TI")):
                     path = root / split / label / f"{identity:06d}_cam{camera}_0_00.jpg"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    picture(10 * identity + camera + band).save(path, quality=90)
+                    picture(10 * identity + camera + number).save(path, quality=90)
     return root
 
 
 def folder(root: pathlib.Path) -> pathlib.Path:
-    """Grey PNG triplets of the user's own: two identities a split, two cameras and scenes."""
+    """Grey PNG samples of the user's own: two identities a split, two cameras and scenes."""
     for split, identities in {"train": (1, 2), "query": (30,), "gallery": (30, 40)}.items():
         for identity in identities:
             for camera in (1, 2):
                 name = f"shot_c{camera}_s{camera + 6}.png"
-                for band, label in enumerate(BANDS):
+                for number, label in enumerate(FOLDERS):
                     path = root / split / str(identity) / label / name
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    picture(identity * 10 + camera + band).convert("L").save(path)
+                    picture(identity * 10 + camera + number).convert("L").save(path)
+    return root
+
+
+SYSU_FOLDERS = {
+    (1, 26): 3,
+    (2, 26): 1,
+    (3, 26): 2,
+    (4, 26): 2,
+    (6, 26): 1,  # a test identity
+    (4, 155): 2,
+    (5, 155): 1,
+    (6, 155): 2,  # one that was never indoors
+    (1, 7): 2,
+    (3, 7): 1,
+    (2, 333): 1,
+    (6, 333): 3,  # train and val
+    (1, 500): 1,  # in no experiment
+}
+"""Images by (camera, identity)."""
+
+
+def sysu_mm01(root: pathlib.Path) -> pathlib.Path:
+    """Two training and two test identities, as many images as `SYSU_FOLDERS` says."""
+    for (camera, identity), count in SYSU_FOLDERS.items():
+        for number in range(1, count + 1):
+            path = root / f"cam{camera}" / f"{identity:04d}" / f"{number:04d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(1000 * identity + 10 * camera + number).save(path, quality=90)
+    (root / "exp").mkdir()
+    for name, identities in {"train": "7", "val": "333", "test": "155,26"}.items():
+        (root / "exp" / f"{name}_id.txt").write_text(f"{identities}\n")
+    return root
+
+
+def regdb(root: pathlib.Path, trials: int = 2) -> pathlib.Path:
+    """Four persons with two visible and two thermal images each; a trial trains on two of them."""
+    for modality in ("Visible", "Thermal"):
+        for person in (3, 8, 21, 117):
+            for number in (1, 2):
+                name = f"male_front_{modality[0].lower()}_{number:05d}_{person}.bmp"
+                path = root / modality / str(person) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                grey = picture(100 * person + number + 10 * (modality == "Thermal")).convert("L")
+                (grey if modality == "Thermal" else grey.convert("RGB")).save(path)
+    (root / "idx").mkdir()
+    for trial in range(1, trials + 1):
+        persons = {"train": (117, 8), "test": (21, 3)} if trial == 1 else {"train": (3, 21)}
+        persons.setdefault("test", (8, 117))
+        for part, chosen in persons.items():
+            for modality in ("Visible", "Thermal"):
+                lines = [
+                    f"{path.relative_to(root)} {label}"
+                    for label, person in enumerate(chosen)
+                    for path in sorted((root / modality / str(person)).iterdir())
+                ]
+                file = root / "idx" / f"{part}_{modality.lower()}_{trial}.txt"
+                file.write_text("\n".join(lines) + "\n")
     return root

@@ -1,5 +1,6 @@
-"""A run whose steps take milliseconds. Also a config: main.py --config tests/tiny.py."""
+"""A run whose steps take milliseconds; also a config: --config tests/support/tiny_run.py."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -10,29 +11,38 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import pytest
 from PIL import Image
 
 from configs import common
-from facenet_jax import models, optim
-from facenet_jax.inputs import sampler
+from data_tfds.samples import NEAR_INFRARED, THERMAL, VISIBLE, Protocol, Split
+from facenet_jax import models
+from facenet_jax import run as runs
+from facenet_jax import train as training
+from facenet_jax.inputs.dataset import Dataset
+from facenet_jax.inputs.device import DeviceSplit
 from facenet_jax.runtime import mesh as meshes
-from facenet_jax.step import Resident, Schedule, State, make_chunk, state_sharding
-from facenet_jax.types import Batch
+from facenet_jax.runtime import workdir as workdirs
+from facenet_jax.step import State, state_sharding
+from facenet_jax.types import Batch, DataSpec
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZE = (32, 16)  # height, width: 4 x 2 patches
-BANDS = ("vis", "ni", "th")
+MODALITIES = (VISIBLE, NEAR_INFRARED, THERMAL)
+FOLDERS = ("vis", "ni", "th")
 IDENTITIES, SAMPLES = 8, 4
+SPEC = DataSpec(MODALITIES, SIZE, IDENTITIES, {"camera": 1})
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """FACENet of width 16 and depth 2 on 32 x 16 pixels, batches of 4 x 2, epochs of 4 steps."""
-    c = common.get_config()
+def get_config(model: str = "facenet") -> ml_collections.ConfigDict:
+    """A model of width 16 and depth 2 on 32 x 16 pixels, batches of 4 x 2, epochs of 4 steps."""
+    c = common.get_config(model)
     c.data.image_size = SIZE
     c.model.variant = ""
     c.model.width, c.model.depth, c.model.heads, c.model.patch = 16, 2, 2, 8
     c.model.pretrained = "none"
-    c.model.fce.mask, c.model.fce.mask_bias = "soft", 0.0  # so that masks matter from the start
+    if model == "facenet":  # masks that matter from the start
+        c.model.fce.mask, c.model.fce.mask_bias = "soft", 0.0
     c.augment.pad = 2
     c.train.identities_per_batch, c.train.samples_per_identity = 4, 2
     c.train.epochs = 50
@@ -44,17 +54,22 @@ def get_config() -> ml_collections.ConfigDict:
     return c
 
 
-def config(**changes) -> ml_collections.ConfigDict:
+def config(model: str = "facenet", **changes) -> ml_collections.ConfigDict:
     """The tiny config with changes such as model__fce__enabled=False."""
-    c = get_config()
+    c = get_config(model)
     c.update_from_flattened_dict({name.replace("__", "."): x for name, x in changes.items()})
     return c
 
 
-def pictures(identities: int, samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 [3, N, H, W, 3], flare bool [N, 2]): a colour for each identity and band, and noise.
+def build(c: ml_collections.ConfigDict, spec: DataSpec = SPEC) -> models.Model:
+    """The model of a config for tiny data."""
+    return models.build(c.model, spec)
 
-    Every triplet is tinted at random, so that colour alone does not tell the identities apart.
+
+def pictures(identities: int, samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(uint8 [3, N, H, W, 3], flare bool [N, 2]): a colour for each identity, modality, and noise.
+
+    Every sample is tinted at random, so that colour alone does not tell the identities apart.
     Every third visible and every fourth near-infrared picture has a saturated quarter.
     """
     rng = np.random.default_rng(seed)
@@ -64,24 +79,51 @@ def pictures(identities: int, samples: int, seed: int = 0) -> tuple[np.ndarray, 
     images = images.reshape(3, -1, *SIZE, 3).astype(np.uint8)
     rows = np.arange(images.shape[1])
     flare = np.stack([rows % 3 == 0, rows % 4 == 1], axis=1)
-    for band in (0, 1):
-        images[band, flare[:, band], :16, :8] = 255
+    for modality in (0, 1):
+        images[modality, flare[:, modality], :16, :8] = 255
     return images, flare
 
 
-def resident(mesh: jax.sharding.Mesh, identities: int = IDENTITIES) -> Resident:
-    """A training split on the devices of `mesh`; rows of an identity are not neighbours."""
-    images, flare = pictures(identities, SAMPLES)
-    order = np.random.default_rng(1).permutation(images.shape[1])
-    identity = np.repeat(np.arange(identities, dtype=np.int32), SAMPLES)[order]
-    zero = np.zeros_like(identity)
-    return meshes.replicate(
-        Resident(tuple(images[:, order]), identity, zero, zero - 1, flare[order]), mesh
+def split(images: dict[str, np.ndarray], identity: np.ndarray, rows=None, **labels) -> Split:
+    """A split of arrays; complete unless `rows` [M, N] says otherwise. camera 0 unless given."""
+    count = len(identity)
+    if rows is None:
+        rows = np.broadcast_to(np.arange(count, dtype=np.int32), (len(images), count))
+    zero = np.zeros(count, np.int32)
+    return Split(
+        images=images,
+        rows=rows,
+        identity=np.asarray(identity, np.int32),
+        identity_name=np.asarray(identity).astype(str),
+        name=np.arange(count).astype(str),
+        labels={
+            "camera": zero,
+            "scene": zero - 1,
+            "flare": np.zeros((count, len(images)), bool),
+            **labels,
+        },
     )
 
 
+def training_split(identities: int = IDENTITIES, seed: int = 0) -> Split:
+    """Samples to train on; those of an identity are not neighbours."""
+    images, flare = pictures(identities, SAMPLES, seed)
+    order = np.random.default_rng(1).permutation(images.shape[1])
+    identity = np.repeat(np.arange(identities, dtype=np.int32), SAMPLES)[order]
+    flare = np.pad(flare[order], ((0, 0), (0, 1)))
+    return split(dict(zip(MODALITIES, images[:, order], strict=True)), identity, flare=flare)
+
+
+def dataset(identities: int = IDENTITIES, **splits: Split) -> Dataset:
+    """A data set of arrays; query and gallery are other pictures unless given."""
+    found = {"train": training_split(identities), "gallery": training_split(4, seed=5), **splits}
+    found.setdefault("query", found["gallery"])
+    modalities = found["train"].modalities
+    return Dataset("tiny", modalities, found, Protocol("tiny/none"), "memory")
+
+
 def make_mesh(devices: int) -> jax.sharding.Mesh:
-    """The first devices, as `facenet_jax.mesh.make_mesh` would make a mesh of them."""
+    """The first devices, as `runtime.mesh.make_mesh` would make a mesh of them."""
     return jax.make_mesh(
         (devices,),
         ("data",),
@@ -91,43 +133,41 @@ def make_mesh(devices: int) -> jax.sharding.Mesh:
 
 
 class Trainer:
-    """What a run compiles and reads, without files."""
+    """A run on arrays, compiled once."""
 
-    def __init__(self, c: ml_collections.ConfigDict, devices: int = 1, steps: int = 200):
-        self.config, self.mesh = c, make_mesh(devices)
-        self.model = models.build(c.model, c.data.image_size, IDENTITIES)
-        self.optimizer = optim.optimizer(c.optim)
-        self.data = resident(self.mesh)
-        plan = sampler.pk_plan(
-            np.asarray(self.data.identity),
-            seed=c.seed,
-            p=c.train.identities_per_batch,
-            k=c.train.samples_per_identity,
-            epochs=0,
-            steps=steps,
-        )
-        rows = np.broadcast_to(plan.rows[:, None], (steps, 3, plan.rows.shape[1]))
-        rates = optim.rate_table(c.optim, plan.epoch, c.train.epochs)
-        self.schedule = meshes.replicate(Schedule(rows, rates), self.mesh)
-        self.chunk = make_chunk(self.model, self.optimizer, c, self.mesh)
+    def __init__(
+        self,
+        c: ml_collections.ConfigDict,
+        devices: int = 1,
+        steps: int = 200,
+        data: Dataset | None = None,
+    ):
+        c = c.copy_and_resolve_references()
+        c.train.steps = steps
+        self.config = c
+        self.run_ = runs.assemble(c, data or dataset(), mesh=make_mesh(devices))
+        self.mesh, self.model, self.optimizer = self.run_.mesh, self.run_.model, self.run_.optimizer
+        self.data, _ = runs.on_devices(self.run_, self.run_.dataset.split("train"))
+        self.schedule = self.run_.schedule
+        self.program = runs.compile_step(self.run_, self.data)
 
     def start(self) -> State:
         """The state at step 0 on the devices, with the parameters of `variables`."""
         collections = variables(self.model)
         params = collections.pop("params")
         state = State(np.int32(0), params, collections, self.optimizer.init(params))
-        return meshes.put(state, state_sharding(state, self.config, self.mesh))
+        return meshes.device_put(state, state_sharding(state, self.config, self.mesh))
 
-    def count(self, steps: int) -> jax.Array:
-        """A number of steps, on the devices."""
-        return meshes.replicate(np.int32(steps), self.mesh)
+    def chunk(self, state: State, data: DeviceSplit, count: int):
+        """(the state after `count` more steps, their scalars)."""
+        return self.program(state, data, count)
 
     def run(self, steps: int, state: State | None = None):
         """(the state after `steps` more steps, the scalars [steps] of each by name)."""
         state, done, logs = state or self.start(), 0, []
         while done < steps:
             count = min(steps - done, self.config.train.steps_per_dispatch)
-            state, scalars = self.chunk(state, self.data, self.schedule, self.count(count))
+            state, scalars = self.chunk(state, self.data, count)
             logs.append({name: np.asarray(x)[:count] for name, x in scalars.items()})
             done += count
         return state, {name: np.concatenate([log[name] for log in logs]) for name in logs[0]}
@@ -140,7 +180,9 @@ def batch(size: int = 6, seed: int = 0, flare=None, image_size=SIZE) -> Batch:
     identity = jnp.asarray(np.arange(size) // 2, jnp.int32)
     if flare is None:
         flare = np.stack([np.arange(size) % 2 == 0, np.arange(size) % 3 == 0], axis=1)
-    return Batch(images, identity, identity, identity, jnp.asarray(flare))
+    flare = np.pad(np.asarray(flare, bool), ((0, 0), (0, 1))).T
+    labels = {"camera": jnp.zeros((3, size), jnp.int32), "flare": jnp.asarray(flare)}
+    return Batch(images, identity, labels)
 
 
 def draw(shapes, seed: int = 0):
@@ -187,17 +229,35 @@ def tree(root: pathlib.Path) -> pathlib.Path:
             if view not in views and split == "query":
                 continue
             name = f"{identity:04d}_v{view}_n1_s{sample:03d}_{sample:03d}.jpg"
-            for band, folder in enumerate(BANDS):
+            for modality, folder in enumerate(FOLDERS):
                 path = root / split / f"{identity:04d}" / folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(images[band, row]).save(path, quality=95)
+                Image.fromarray(images[modality, row]).save(path, quality=95)
     return root
 
 
-def command(*options: str) -> list[str]:
-    """The command line of main.py on the tiny config."""
+BASELINE = pathlib.Path(__file__).with_name("tiny_baseline.py")
+"""The config of three_stream, for runs of main.py that need not be FACENet's."""
+
+
+def folder(root: pathlib.Path) -> pathlib.Path:
+    """PNG files of the user's own to test with, under two cameras; none to train with."""
+    for split, seed, cameras in (("query", 301, (1,)), ("gallery", 302, (1, 2))):
+        images, _ = pictures(3, 2, seed=seed)
+        for row, (identity, camera) in enumerate((i, c) for i in (7, 8, 9) for c in (1, 2)):
+            for modality, name in enumerate(FOLDERS):
+                path = root / split / str(identity) / name / f"shot_c{camera}_s4.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if camera in cameras:
+                    Image.fromarray(images[modality, row]).save(path)
+    return root
+
+
+def command(*options: str, config: pathlib.Path | str = __file__) -> list[str]:
+    """The command line of main.py on the tiny config, or on that of the workdir for ""."""
     cache = f"--compile_cache={ROOT / '.cache' / 'jax-tests'}"
-    return [sys.executable, str(ROOT / "main.py"), f"--config={__file__}", cache, *options]
+    named = [f"--config={config}"] if config else []
+    return [sys.executable, str(ROOT / "main.py"), *named, cache, *options]
 
 
 def environment(devices: int = 1) -> dict[str, str]:
@@ -210,10 +270,12 @@ def environment(devices: int = 1) -> dict[str, str]:
     }
 
 
-def main(*options: str, devices: int = 1, **keywords) -> subprocess.CompletedProcess:
+def main(
+    *options: str, devices: int = 1, config: pathlib.Path | str = __file__, **keywords
+) -> subprocess.CompletedProcess:
     """main.py run to its end on the tiny config."""
     return subprocess.run(
-        command(*options),
+        command(*options, config=config),
         env=environment(devices),
         cwd=ROOT,
         capture_output=True,
@@ -221,6 +283,38 @@ def main(*options: str, devices: int = 1, **keywords) -> subprocess.CompletedPro
         timeout=300,
         **keywords,
     )
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the loop catches it."""
+
+
+@contextlib.contextmanager
+def on(devices: int):
+    """Inside, `open_run` uses the first devices of this process alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "make_mesh", lambda: make_mesh(devices))
+        yield
+
+
+def train(
+    c: ml_collections.ConfigDict, workdir, stop_at: int = 0, end=None, devices: int = 1
+) -> dict | None:
+    """Train in this process; the content of result.json.
+
+    At the chunk number `stop_at` SIGTERM has come, or `end` is raised.
+    """
+    chunks = []
+
+    def requested(self) -> bool:
+        chunks.append(1)
+        if len(chunks) == stop_at and end:
+            raise end
+        return len(chunks) == stop_at
+
+    with pytest.MonkeyPatch.context() as patch, workdirs.locked(workdir), on(devices):
+        patch.setattr(training.Preemption, "requested", requested)
+        return training.train(c.copy_and_resolve_references(), workdir)
 
 
 def metrics(workdir: pathlib.Path) -> list[dict]:

@@ -32,6 +32,13 @@ class Call:
 
 
 @dataclasses.dataclass(frozen=True)
+class Raw:
+    """Opcodes as they are."""
+
+    opcodes: bytes
+
+
+@dataclasses.dataclass(frozen=True)
 class Reference:
     """A persistent id."""
 
@@ -54,6 +61,8 @@ def encode(value: Any) -> bytes:
     match value:
         case None:
             return b"N"
+        case Raw():
+            return value.opcodes
         case bool():
             return b"\x88" if value else b"\x89"
         case int():
@@ -126,6 +135,14 @@ def zip_bytes(value: Any, order: str = "little", compression: int = zipfile.ZIP_
             raw = base if order == "little" else base.byteswap()
             archive.writestr(f"archive/data/{key}", raw.tobytes())
         archive.writestr("archive/version", "3\n")
+    return file.getvalue()
+
+
+def raw_zip(opcodes: bytes, protocol: int = 2) -> bytes:
+    """A checkpoint whose pickle has these opcodes and no storage."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", bytes([0x80, protocol]) + opcodes)
     return file.getvalue()
 
 

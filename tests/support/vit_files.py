@@ -4,7 +4,7 @@ import numpy as np
 
 
 def canonical_vit(width=8, depth=3, patch=4, positions=9, hidden=12, seed=0):
-    """A ViT of random numbers in the names and layouts of facenet_jax.vit_names."""
+    """A ViT of random numbers in the names and layouts of facenet_jax.weights.names.vit."""
     rng = np.random.default_rng(seed)
     shapes = {
         "patch/kernel": (patch, patch, 3, width),

@@ -5,8 +5,10 @@ import jax
 import pytest
 
 from configs import common
-from facenet_jax import models, optim, step
+from facenet_jax import config as configs
+from facenet_jax import models, objective, optim
 from facenet_jax.runtime import workdir
+from facenet_jax.types import DataSpec
 from tests.support import tiny_run as tiny
 
 RECIPES = sorted(
@@ -21,7 +23,7 @@ def config(name):
 
 def parameters(name):
     c = config(name)
-    model = models.build(c.model, c.data.image_size, IDENTITIES)
+    model = models.build(c.model, DataSpec(tiny.MODALITIES, c.data.image_size, IDENTITIES))
     with jax.numpy_dtype_promotion("standard"):  # which jax.nn.dot_product_attention needs
         return jax.eval_shape(model.init, jax.random.key(0))["params"]
 
@@ -31,7 +33,8 @@ def test_every_config_builds_and_fits_together(name):
     """No array is made: shapes alone."""
     c = config(name)
     assert parameters(name)["classifier"]["kernel"].shape[2] == IDENTITIES
-    assert step.used_losses(c)
+    configs.check(c)
+    assert objective.terms(c)
     optim.optimizer(c.optim)
     assert c.train.identities_per_batch * c.train.samples_per_identity % 8 == 0
     assert c.evaluate.batch % 8 == 0
@@ -40,11 +43,14 @@ def test_every_config_builds_and_fits_together(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_config_changes_options_of_common_alone(name):
     """No option of its own, and the same type for each."""
-    ours, theirs = (workdir.flat(x.to_dict()) for x in (config(name), common.get_config()))
+    ours, theirs = (
+        workdir.flat(x.to_dict())
+        for x in (config(name), common.get_config(config(name).model.name))
+    )
     assert ours.keys() == theirs.keys()
     assert json.loads(json.dumps(ours)) == ours
     for option, value in ours.items():
-        if not option.startswith("losses."):  # numbers or tables
+        if not option.endswith(".weight"):  # numbers or tables
             assert type(value) is type(theirs[option]), option
 
 
@@ -55,7 +61,7 @@ def test_recipes_ask_for_data_and_weights(name):
 
 
 def test_the_parameters_of_vit_b_facenet():
-    """Counted by hand from facenet.md section 2."""
+    """Counted by hand: three branches, MFMP and flare heads in two directions (Fig. 3)."""
     d, n, p, depth = 768, 128, 16, 12
     norm = 2 * d
     block = 2 * norm + (d * 3 * d + 3 * d) + (d * d + d) + (d * 4 * d + 4 * d) + (4 * d * d + d)
@@ -71,7 +77,7 @@ def test_the_parameters_of_vit_b_facenet():
 def test_the_baseline_has_neither_mfmp_nor_flare_heads():
     for name in ("wmveid863_baseline", "demo_baseline"):
         assert sorted(parameters(name)) == ["classifier", "last", "neck", "trunk"]
-        assert step.used_losses(config(name)) == ("id", "triplet")
+        assert list(objective.terms(config(name))) == ["id", "triplet"]
 
 
 @pytest.mark.parametrize(
@@ -83,11 +89,11 @@ def test_the_baseline_has_neither_mfmp_nor_flare_heads():
     ],
 )
 def test_recipes_have_the_values_of_the_table(name, size, rate, epochs, warmup):
-    """facenet.md section 4."""
+    """The hyperparameters of the paper and of the release; see docs/fidelity.md."""
     c = config(name)
     assert (c.data.name, tuple(c.data.image_size)) == (name, size)
     assert (c.optim.learning_rate, c.train.epochs, c.optim.warmup) == (rate, epochs, warmup)
     assert (c.optim.name, c.optim.momentum, c.optim.weight_decay) == ("sgd", 0.9, 1e-4)
-    assert (c.optim.bias_rate, c.optim.schedule, c.optim.clip) == (2.0, "recipe", 0.0)
+    assert (c.optim.bias_lr_factor, c.optim.schedule, c.optim.clip) == (2.0, "recipe", 0.0)
     assert (c.train.identities_per_batch, c.train.samples_per_identity) == (8, 4)
     assert (c.model.drop_path, c.augment.flip, c.augment.pad, c.augment.erase) == (0.1, 0.5, 10, 0)

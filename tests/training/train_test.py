@@ -1,11 +1,12 @@
-"""Whole runs of main.py as a user starts them, in processes of their own."""
+"""Whole runs, of main.py as a user starts it, or of what it calls where that is enough."""
 
+import gc
 import json
 import random
+import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import jax
@@ -15,11 +16,11 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from data_tfds.errors import UserError
-from data_tfds.samples import BANDS
-from facenet_jax import train
-from facenet_jax.inputs import sampler
-from facenet_jax.runtime import workdir
+from facenet_jax import evaluate, stored
+from facenet_jax.inputs.sampler import pk_samples
+from facenet_jax.runtime import cli, workdir
 from facenet_jax.runtime.checkpoint import Checkpoints
+from facenet_jax.runtime.log import Log
 from tests.support import tiny_run as tiny
 
 STEPS = 60
@@ -46,7 +47,9 @@ def options(place, name):
 @pytest.fixture(scope="module")
 def straight(place):
     """The workdir of a run to the end without a break, evaluated on the way."""
-    done = tiny.main(*options(place, "straight"), *LENGTH, "--config.evaluate.floors=True")
+    done = tiny.main(
+        *options(place, "straight"), *LENGTH, "--config.evaluate.sanity_baselines=True"
+    )
     assert done.returncode == 0, done.stderr
     return place / "straight"
 
@@ -63,7 +66,7 @@ def saved(folder, step=None):
 
 def training_lines(folder):
     """What metrics.jsonl says of the steps, without what depends on the clock."""
-    clock = ("time", "perf/triplets_per_second")
+    clock = ("time", "perf/samples_per_second")
     return [
         {name: value for name, value in line.items() if name not in clock}
         for line in tiny.metrics(folder)
@@ -93,7 +96,7 @@ def signal_after(process, folder, lines, what):
     return process.returncode, errors
 
 
-def test_killed_and_restarted_ends_with_the_same_bits(place, straight):
+def test_killed_and_restarted_ends_with_the_same_bits(place, straight, log_lines, quick_compile):
     """SIGKILL at a random step, then SIGTERM at another, then to the end."""
     folder, moment = place / "broken", random.SystemRandom()
     first, second = moment.randint(2, 25), moment.randint(27, 40)
@@ -122,11 +125,13 @@ def test_killed_and_restarted_ends_with_the_same_bits(place, straight):
     )
     assert last == other_last
 
-    again = tiny.main(*options(place, "broken"), *LENGTH)  # has nothing left to train
-    assert again.returncode == 0, again.stderr
-    assert f"from step {STEPS}" in again.stderr
-    assert "Compiled the training step" not in again.stderr
+    # Started once more it has nothing left to train, and writes its results again.
     assert "Compiled the training step" in done.stderr
+    (folder / "result.json").unlink()
+    again = tiny.train(stored.read_config(folder), folder)
+    assert any(f"from step {STEPS}" in line for line in log_lines)
+    assert not any("Compiled the training step" in line for line in log_lines)
+    assert again["last"] == last
 
 
 def test_metrics_name_every_term_of_every_step(straight):
@@ -137,7 +142,7 @@ def test_metrics_name_every_term_of_every_step(straight):
         names |= {"train/learning_rate", "train/gradient_norm", "train/parameter_norm"}
         assert line.keys() == {"step"} | names
         assert np.isfinite(list(line.values())).all()
-    assert all("perf/triplets_per_second" in x for x in tiny.metrics(straight)[:-1])
+    assert all("perf/samples_per_second" in x for x in tiny.metrics(straight)[:-1])
     assert {"test/mAP", "test/R1"} <= tiny.metrics(straight)[-1].keys()
 
 
@@ -157,7 +162,7 @@ def test_result_has_its_entries_and_ranges(straight):
     result = json.loads((straight / "result.json").read_text())
     assert result["protocol"] == "wmveid863/official"
     identity = np.repeat(np.arange(tiny.IDENTITIES), tiny.SAMPLES)
-    last_epoch = sampler.pk_plan(identity, seed=0, p=4, k=2, epochs=0, steps=STEPS).epoch[-1]
+    last_epoch = pk_samples(identity, seed=0, p=4, k=2, epochs=0, steps=STEPS)[1][-1]
     entries = {"last", "best_on_test", "untrained", "raw_pixels"}
     assert entries <= result.keys()
     for name, entry in result.items():
@@ -182,12 +187,13 @@ def test_embeddings_have_their_schema(straight):
         norms = np.linalg.norm(columns["embedding"], axis=1)
         assert np.abs(norms - 1).min() > 1e-3  # as the network gives them, not normalised
         np.testing.assert_array_equal(columns["parts"], [[0, 16], [16, 32], [32, 48]])
-        assert tuple(columns["modalities"]) == BANDS
+        assert tuple(columns["modalities"]) == tiny.MODALITIES
         for label in ("identity", "camera", "scene"):
             assert (columns[label].shape, columns[label].dtype) == ((count,), np.dtype("int32"))
         assert set(columns["identity"]) == set(range(first, first + 4))
-        assert (columns["flare"].shape, columns["flare"].dtype) == ((count, 2), np.dtype(bool))
-        assert columns["flare"].any()
+        assert (columns["flare"].shape, columns["flare"].dtype) == ((count, 3), np.dtype(bool))
+        assert columns["flare"][:, :2].any()
+        assert not columns["flare"][:, 2].any()  # thermal knows no flare
         assert all(
             f"{i:04d}" == x[:4] for i, x in zip(columns["identity"], columns["name"], strict=True)
         )
@@ -195,88 +201,141 @@ def test_embeddings_have_their_schema(straight):
 
 def test_config_and_environment_are_written(straight):
     config = json.loads((straight / "config.json").read_text())
-    assert config["model"]["identities"] == tiny.IDENTITIES  # resolved
     assert config["train"]["steps"] == STEPS
+    spec = stored.read_spec(straight)
+    assert (spec.modalities, spec.image_size) == (tiny.MODALITIES, tiny.SIZE)
+    assert spec.identities == tiny.IDENTITIES
     environment = json.loads((straight / "environment.json").read_text())
     assert environment["packages"]["jax"] == jax.__version__
     assert environment["devices"] == ["cpu 0"]
     assert environment["command"][0].endswith("main.py")
 
 
-def test_evaluate_and_embed_reproduce_the_files_of_the_run(place, straight):
-    """Without --config and without options: the workdir remembers both."""
-    copy = place / "copy"
-    shutil.copytree(straight, copy)
-    shutil.rmtree(copy / "embeddings")
-    (copy / "result.json").unlink()
-    command = [x for x in tiny.command(f"--workdir={copy}") if not x.startswith("--config")]
-    for mode, file in (("embed", "embeddings/gallery.npz"), ("evaluate", "result.json")):
-        done = subprocess.run(
-            [*command, f"--mode={mode}"],
-            env=tiny.environment(),
-            cwd=tiny.ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        assert (copy / file).exists()
-        for name in ("query", "gallery"):
-            with (
-                np.load(copy / "embeddings" / f"{name}.npz") as new,
-                np.load(straight / "embeddings" / f"{name}.npz") as old,
-            ):
-                assert sorted(new) == sorted(old)
-                for column in old:
-                    np.testing.assert_array_equal(new[column], old[column])
-        shutil.rmtree(copy / "embeddings")
+def same_embeddings(ours, theirs):
+    for name in ("query", "gallery"):
+        with np.load(ours / f"{name}.npz") as new, np.load(theirs / f"{name}.npz") as old:
+            assert sorted(new) == sorted(old)
+            for column in old:
+                np.testing.assert_array_equal(new[column], old[column])
+
+
+@pytest.fixture
+def copy(place, straight, tmp_path):
+    """The workdir of the straight run without its results."""
+    shutil.copytree(straight, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "embeddings")
+    (tmp_path / "copy" / "result.json").unlink()
+    return tmp_path / "copy"
+
+
+def test_embed_reproduces_the_files_of_the_run(straight, copy):
+    """Without --config: the workdir remembers it, and takes single changes."""
+    before = {name: (copy / name).read_bytes() for name in ("config.json", "environment.json")}
+    batch = "--config.evaluate.batch=4"
+    done = tiny.main(f"--workdir={copy}", "--mode=embed", batch, config="")
+    assert done.returncode == 0, done.stderr
+    for name in ("query", "gallery"):
+        with (
+            np.load(copy / "embeddings" / f"{name}.npz") as new,
+            np.load(straight / "embeddings" / f"{name}.npz") as old,
+        ):
+            assert sorted(new) == sorted(old)
+            for column in set(old) - {"embedding"}:
+                np.testing.assert_array_equal(new[column], old[column])
+            # Another batch is another program, equal but for rounding.
+            np.testing.assert_allclose(new["embedding"], old["embedding"], rtol=1e-4, atol=1e-5)
+    assert {name: (copy / name).read_bytes() for name in before} == before
+    command = json.loads((copy / "environment-embed.json").read_text())["command"]
+    assert batch in command
+
+
+def test_evaluate_reproduces_result_and_embeddings_of_the_run(straight, copy, quick_compile):
+    before = {name: (copy / name).read_bytes() for name in ("config.json", "environment.json")}
+    with tiny.on(1):
+        evaluate.evaluate(stored.read_config(copy), copy)
+    same_embeddings(copy / "embeddings", straight / "embeddings")
     new, old = (json.loads((x / "result.json").read_text()) for x in (copy, straight))
     assert new == old
+    assert {name: (copy / name).read_bytes() for name in before} == before
+    assert (copy / "environment-evaluate.json").exists()
 
 
-def test_a_second_process_and_another_config_are_refused(place, straight):
+def test_a_workdir_is_scored_on_any_other_data_set(place, straight, copy):
+    """Of other identities, without a training split; the results have a folder of their own."""
+    before = {path.name: path.read_bytes() for path in copy.glob("*.json*")}
+    done = tiny.main(
+        f"--workdir={copy}",
+        "--mode=evaluate",
+        "--config.data.name=folder/camera",
+        f"--config.data.root={tiny.folder(place / 'mine')}",
+        config="",
+    )
+    assert done.returncode == 0, done.stderr
+    folder = copy / "other_data" / "folder-camera-mine"
+    assert f"The results on folder/camera go to {folder}" in done.stderr
+    result = json.loads((folder / "result.json").read_text())
+    assert result["protocol"] == "folder/camera"
+    assert (result["last"]["queries"], result["last"]["gallery"]) == (3, 6)
+    assert result["last"]["step"] == STEPS
+    assert result["best_in_training"]["gallery"] == 6  # scored again, on these data
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "environment-evaluate.json", "result.json", "embeddings"}
+    with np.load(folder / "embeddings" / "gallery.npz") as file:
+        assert set(file["identity"]) == {7, 8, 9}
+    assert {path.name: path.read_bytes() for path in copy.glob("*.json*")} == before
+    assert not (copy / "embeddings").exists()
+
+
+def test_a_second_process_is_refused(place, straight):
     with workdir.locked(straight):
         done = tiny.main(*options(place, "straight"), *LENGTH)
     assert done.returncode == 1
     assert "is in use by process" in done.stderr.splitlines()[-1]
 
-    changed = ["--config.optim.learning_rate=0.5", "--config.model.fce.mask=hard"]
-    done = tiny.main(*options(place, "straight"), *LENGTH, *changed)
-    assert done.returncode == 1
-    sentence = done.stderr.splitlines()[-1]
+
+def test_another_config_is_refused(straight):
+    config = stored.read_config(straight)
+    config.optim.learning_rate, config.model.fce.mask = 0.5, "hard"
+    with pytest.raises(UserError) as refused:
+        tiny.train(config, straight)
+    sentence = str(refused.value)
     assert "config.optim.learning_rate was 0.02 and is 0.5" in sentence
     assert "config.model.fce.mask was 'soft' and is 'hard'" in sentence
     assert "Choose another --workdir" in sentence
 
 
-def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(place):
-    """The weight of the triplet loss explodes at step 31 of 60. The baseline compiles faster."""
-    changes = [
-        "--config.losses.triplet=((0.0,1.0),(0.49,1.0),(0.51,1e39))",
-        "--config.losses.mask_kl=0",
-        "--config.model.flare_heads=False",
-        "--config.model.mfmp.enabled=False",
-        "--config.model.fce.enabled=False",
-    ]
-    done = tiny.main(*options(place, "infinite"), *LENGTH, *changes)
-    assert done.returncode == 1
-    sentence = done.stderr.splitlines()[-1]
-    assert sentence.startswith("main.py: loss, gradient_norm, ")
+def test_another_model_is_not_evaluated(straight):
+    config = stored.read_config(straight)
+    config.model.fce.mask = "hard"
+    with pytest.raises(UserError, match=r"mask was 'soft' and is 'hard'. Choose the --workdir of"):
+        evaluate.evaluate(config, straight)
+    assert not (straight / "environment-evaluate.json").exists()
+
+
+def baseline(place, **changes):
+    """The config of a run that compiles quickly."""
+    c = tiny.config("three_stream", train__steps=STEPS, train__save_every_steps=5, **changes)
+    c.data.root, c.data.prepared = str(place / "tree"), str(place / "prepared")
+    return c
+
+
+def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(place, quick_compile):
+    """The weight of the triplet loss explodes at step 31 of 60."""
+    weight = ((0.0, 1.0), (0.49, 1.0), (0.51, 1e39))
+    config, folder = baseline(place, losses__triplet__weight=weight), place / "infinite"
+    with pytest.raises(UserError) as stopped:
+        tiny.train(config, folder)
+    sentence = str(stopped.value)
+    assert sentence.startswith("loss, loss_triplet, gradient_norm, ")
     assert "at step 31; the last good checkpoint is kept" in sentence
-    assert "Traceback" not in done.stderr
-    step, arrays = saved(place / "infinite")
+    step, arrays = saved(folder)
     assert step == 30
     assert all(np.isfinite(array).all() for array in arrays.values())
-    assert not (place / "infinite" / "result.json").exists()
-
-
-class FakeRun:
-    """What `train.Log` asks of a run."""
-
-    plan = type("Plan", (), {"rows": np.zeros((9, 8)), "epoch": np.ones(9, int)})
+    assert not (folder / "result.json").exists()
 
 
 def test_the_first_bad_step_and_its_terms_are_named():
-    log = train.Log(FakeRun(), None)
+    log = Log(np.ones(9, int), 8, None)
     nan = float("nan")
     loss = np.array([1.0, nan, nan])
     scalars = {
@@ -290,28 +349,31 @@ def test_the_first_bad_step_and_its_terms_are_named():
         log.flush()
 
 
-LIMITED = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-"""
+def test_the_line_of_progress_says_a_sum(log_lines):
+    """What a person reads adds up: loss 1.500 = id 1.000 + mc 0.500."""
+    log = Log(np.array([1, 1, 2]), 8, None)
+    log.push(0, 2, {name: np.zeros(2) for name in ("loss", "loss_id", "loss_mc", "learning_rate")})
+    last = {"loss": 1.5, "loss_id": 1.0, "loss_mc": 0.5, "learning_rate": 0.01}
+    log.push(2, 1, {name: np.array([value]) for name, value in last.items()})
+    log.flush()
+    line = log_lines[-1]
+    assert line.startswith("step 3/3  epoch 2  loss 1.500 = id 1.000 + mc 0.500  lr 0.01  ")
+    assert " samples/s  0:00 left" in line
 
 
-def test_a_full_disk_while_saving_is_one_sentence(place, straight):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_while_saving_is_one_sentence(place, quick_compile, capsys):
     """Every file is limited to less than a checkpoint needs, as on a disk that fills up."""
-    _, *arguments = tiny.command(*options(place, "full"), *LENGTH)
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, *arguments],
-        env=tiny.environment(),
-        cwd=tiny.ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1, done.stderr
-    (sentence,) = [x for x in done.stderr.splitlines() if x.startswith("main.py: ")] or [
-        done.stderr
-    ]
-    assert f"A checkpoint could not be written to {place / 'full'}" in sentence
+    folder, limits = place / "full", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        code = cli.guarded(lambda: tiny.train(baseline(place), folder))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 1
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert f"A checkpoint could not be written to {folder}" in sentence
     assert "File too large" in sentence
     assert "free space" in sentence
-    assert Checkpoints(place / "full" / "checkpoints").latest() is None
+    assert Checkpoints(folder / "checkpoints").latest() is None
+    gc.collect()  # the writes that Orbax gave up complain here and not in another test

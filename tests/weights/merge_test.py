@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,8 +8,16 @@ import pytest
 from data_tfds.errors import UserError
 from facenet_jax.models.layers import LayerNorm
 from facenet_jax.models.vit import Trunk
-from facenet_jax.weights import merge as pretrained
-from facenet_jax.weights.merge import load_pretrained, merge_vit, resize_position, to_canonical
+from facenet_jax.weights.files import read_checkpoint
+from facenet_jax.weights.merge import (
+    fill,
+    flatten,
+    resize_position,
+    trunk_parameters,
+    vit_parts,
+)
+from facenet_jax.weights.names.vit import to_canonical
+from tests.support import tiny_run as tiny
 from tests.support import torch_files, vit_files
 
 VIT = vit_files.canonical_vit()  # width 8, 3 blocks, patch 4, 3 x 3 positions, MLP 12
@@ -57,12 +67,23 @@ def facenet_tree(width=8, depth=3, patch=4, tokens=9, hidden=12, shared=False, b
     return tree
 
 
+KEPT = ("neck/", "classifier/", "mfmp/", "flare_head/neck/", "flare_head/classifier/")
+SIZES = {"depth": 3, "width": 8, "patch": 4}
+
+
+def table(grid=(3, 3), vit=VIT, source="some.pth", **sizes):
+    """What a FACENet fills from one ViT, and the note on its positions."""
+    parts, note = vit_parts(vit, grid, source, **SIZES | sizes)
+    head = parts["head"]
+    return {"trunk": parts["tokens"], "last": head, "flare_head": head}, note
+
+
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("baseline", [False, True])
 def test_one_vit_fills_every_branch(shared, baseline):
     params = facenet_tree(shared=shared, baseline=baseline)
-    merged, report = merge_vit(params, VIT, (3, 3), ["head.weight"], "a.pth")
-    before, after = pretrained.flatten(params), pretrained.flatten(merged)
+    merged, report = fill(params, table()[0], KEPT, "a.pth", ["head.weight"])
+    before, after = flatten(params), flatten(merged)
     assert list(after) == list(before)
     for path, array in after.items():
         assert array.shape == before[path].shape
@@ -87,7 +108,9 @@ def test_one_vit_fills_every_branch(shared, baseline):
 
 
 def test_the_report_counts_and_names():
-    _, report = merge_vit(facenet_tree(tokens=8), VIT, (4, 2), ["head.weight", "head.bias"], "a")
+    parts, note = table((4, 2))
+    ignored = ["head.weight", "head.bias"]
+    _, report = fill(facenet_tree(tokens=8), parts, KEPT, "a", ignored, note)
     lines = str(report).splitlines()
     assert 3 <= len(lines) <= 6
     assert "resized from 3 x 3 to 4 x 2" in lines[0]
@@ -106,36 +129,107 @@ def test_the_report_counts_and_names():
         ({"width": 12}, ["width 8", "model has 12"]),
         ({"patch": 8}, ["patch 4", "model has 8"]),
         ({"depth": 2, "width": 12}, ["depth 3", "model has 2", "width 8", "model has 12"]),
-        ({"hidden": 32}, ["fc1/kernel", "[8, 12]", "32"]),
     ],
 )
-def test_other_sizes_are_errors_that_name_both(sizes, words):
+def test_other_sizes_are_errors_that_name_both(tmp_path, sizes, words):
     with pytest.raises(UserError) as error:
-        merge_vit(facenet_tree(**sizes), VIT, (3, 3), source="some.pth")
+        vit_parts(VIT, (3, 3), "some.pth", **SIZES | sizes)
+    assert all(word in str(error.value) for word in ["some.pth", *words])
+    flat = vit_files.families(VIT, heads=2)["timm 2020"]
+    path = torch_files.save(tmp_path / "some.pth", torch_files.zip_bytes(flat))
+    built = model("three_stream", **sizes)
+    with pytest.raises(UserError) as error:
+        built.load(tiny.variables(built), str(path))
     assert all(word in str(error.value) for word in ["some.pth", *words])
 
 
-def test_a_parameter_that_nothing_fills_is_an_error():
-    params = facenet_tree()
+def test_all_mismatches_are_named_together_with_both_sides():
+    params = facenet_tree(hidden=32)
     params["last"]["block"]["extra"] = {"scale": np.ones((3, 8), np.float32)}
     params["adapter"] = {"kernel": np.ones((3, 8), np.float32)}
-    with pytest.raises(UserError, match=r"last/block/extra/scale.*adapter/kernel"):
-        merge_vit(params, VIT, (3, 3))
+    parts = table()[0] | {"trunk/registers": np.ones((4, 8), np.float32)}
+    del params["last"]["norm"]["scale"]
+    with pytest.raises(UserError) as error:
+        fill(params, parts, KEPT, "some.pth")
+    for part in (
+        "some.pth",
+        "trunk/blocks/fc1/kernel is [3, 2, 8, 32], the file has [2, 8, 12]",
+        "nothing in it fills last/block/extra/scale",
+        "nothing in it fills adapter/kernel",
+        "the model has no place for last/norm/scale",
+    ):
+        assert part in str(error.value)
+
+
+def test_a_table_names_single_arrays_too_and_fills_what_might_be_kept():
+    params = {"a": {"b": np.zeros((2, 3), np.float32), "c": np.zeros(3, np.float32)}}
+    params["d"] = np.zeros(2, np.float32)
+    filled, report = fill(params, {"a/b": np.arange(3.0), "a": {"c": np.ones(3)}}, ("a/c", "d"))
+    assert filled["a"]["b"].tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert filled["a"]["b"].dtype == np.float32
+    assert filled["a"]["c"].tolist() == [1, 1, 1]
+    assert (report.loaded, report.kept) == (("a/b", "a/c"), ("d",))
+    assert not params["a"]["b"].any()
+
+
+@pytest.mark.parametrize("value", [np.ones((1, 2, 3)), np.ones(2), np.ones((2, 1)), np.ones(())])
+def test_only_missing_leading_axes_are_filled_in(value):
+    params = {"a": np.zeros((2, 3), np.float32)}
+    if value.ndim == 0:
+        assert fill(params, {"a": value})[0]["a"].all()
+        return
+    with pytest.raises(UserError, match=r"a is \[2, 3\], the file has"):
+        fill(params, {"a": value})
+
+
+def test_an_entry_for_a_part_that_the_model_lacks_is_left_out():
+    params = {"a": np.zeros(3, np.float32)}
+    filled, report = fill(params, {"a": np.ones(3), "b": {"c": np.full(3, np.nan)}})
+    assert (list(filled), report.loaded) == (["a"], ("a",))
+
+
+def test_arrays_that_can_be_no_weights_are_named_before_training_finds_out():
+    params = {"a": np.zeros(3, np.float32), "b": np.zeros(3, np.float32)}
+    with pytest.raises(UserError, match=r"some\.pth.*a has type int64; b holds NaN"):
+        fill(params, {"a": np.arange(3), "b": np.array([0, np.nan, 1])}, source="some.pth")
 
 
 def test_positions_of_no_square_are_an_error_unless_the_count_fits():
     vit = vit_files.canonical_vit(positions=10)
-    merge_vit(facenet_tree(tokens=10), vit, (5, 2))
+    fill(facenet_tree(tokens=10), table((5, 2), vit)[0], KEPT)
     with pytest.raises(UserError, match="10 positions"):
-        merge_vit(facenet_tree(tokens=8), vit, (4, 2))
+        table((4, 2), vit)
 
 
-@pytest.mark.parametrize("family", ["timm 2020", "HF 5 classifier"])
-def test_a_file_becomes_parameters(tmp_path, family):
-    flat = vit_files.families(VIT, heads=2)[family]
+def model(name, depth=3, width=8, patch=4, shared=False):
+    """A model for images of 12 x 12 pixels."""
+    sizes = {"model__width": width, "model__depth": depth, "model__patch": patch}
+    c = tiny.config(name, model__shared_trunk=shared, **sizes)
+    # The MLP of the files is 12 wide; a model's is four times its tokens.
+    return tiny.build(c, dataclasses.replace(tiny.SPEC, image_size=(12, 12)))
+
+
+@pytest.mark.parametrize("name", ["three_stream", "facenet"])
+@pytest.mark.parametrize(
+    ("family", "depth", "shared"),
+    [("timm 2020", 3, False), ("timm 2020", 1, True), ("HF 5 classifier", 3, True)],
+)
+def test_a_file_becomes_variables(tmp_path, name, family, depth, shared):
+    vit = vit_files.canonical_vit(depth=depth, hidden=32)
+    flat = vit_files.families(vit, heads=2)[family]
     path = torch_files.save(tmp_path / "vit.pth", torch_files.zip_bytes({"model": flat}))
-    merged, report = load_pretrained(path, facenet_tree(), (3, 3))
-    np.testing.assert_array_equal(merged["trunk"]["position"][1], VIT["position"])
+    built = model(name, depth, shared=shared)
+    before = jax.tree.map(np.asarray, tiny.variables(built))
+    after, report = built.load(before, str(path))
+    params = after["params"]
+    for position in [params["trunk"]["position"]] if shared else params["trunk"]["position"]:
+        np.testing.assert_array_equal(position, vit["position"])
+    for head in ["last"] if name == "three_stream" else ["last", "flare_head"]:
+        for kernel in params[head]["block"]["fc1"]["kernel"]:
+            np.testing.assert_array_equal(kernel, vit[f"blocks/{depth - 1}/fc1/kernel"])
+    jax.tree.map(np.testing.assert_array_equal, after["batch_stats"], before["batch_stats"])
+    np.testing.assert_array_equal(params["neck"]["scale"], before["params"]["neck"]["scale"])
+    assert len(report.loaded) + len(report.kept) == len(flatten(params))
     assert len(report.ignored) == len(flat) - len(report_names(flat))
     assert str(path) in str(report)
 
@@ -145,12 +239,21 @@ def report_names(flat):
 
 
 @pytest.mark.parametrize("to", [(2, 7), (9, 1), (1, 1), (4, 5), (5, 5)])
-def test_resize_agrees_with_jax_without_antialiasing(to):
+def test_resize_is_linear_between_the_centres_of_patches(to):
+    """Against a loop in float64: half-pixel centres, borders clamped, no antialiasing."""
     rng = np.random.default_rng(0)
-    position = rng.normal(size=(1 + 16, 6)).astype(np.float32)
-    resized = resize_position(position, (4, 4), to)
-    grid = jnp.asarray(position[1:].reshape(4, 4, 6))
-    expected = jax.image.resize(grid, (*to, 6), "bilinear", antialias=False)
+    position = rng.normal(size=(1 + 4 * 6, 6)).astype(np.float32)
+    resized = resize_position(position, (4, 6), to)
+    source = position[1:].reshape(4, 6, 6).astype(np.float64)
+    expected = np.empty((*to, 6))
+    for row, column in np.ndindex(*to):
+        y = np.clip((row + 0.5) * 4 / to[0] - 0.5, 0, 3)
+        x = np.clip((column + 0.5) * 6 / to[1] - 0.5, 0, 5)
+        top, left = int(y), int(x)
+        bottom, right = min(top + 1, 3), min(left + 1, 5)
+        upper = source[top, left] * (1 - x + left) + source[top, right] * (x - left)
+        lower = source[bottom, left] * (1 - x + left) + source[bottom, right] * (x - left)
+        expected[row, column] = upper * (1 - y + top) + lower * (y - top)
     np.testing.assert_array_equal(resized[0], position[0])
     np.testing.assert_allclose(resized[1:], expected.reshape(-1, 6), rtol=0, atol=2e-6)
 
@@ -168,15 +271,11 @@ def close(actual, expected):
 
 
 @pytest.fixture(scope="module")
-def tiny_vit():
-    from conftest import SHARED
-
-    if not SHARED.is_dir():
-        pytest.skip("no folder ../shared with the reference data beside this checkout")
-    path = SHARED / "weights" / "vit_tiny_patch16_224.augreg_in21k_ft_in1k.pth"
-    canonical, ignored = to_canonical(pretrained.read_checkpoint(path), str(path))
+def tiny_vit(shared):
+    path = shared / "weights" / "vit_tiny_patch16_224.augreg_in21k_ft_in1k.pth"
+    canonical, ignored = to_canonical(read_checkpoint(path), str(path))
     assert sorted(ignored) == ["head.bias", "head.weight"]
-    golden = np.load(SHARED / "weights" / "golden_vit_tiny_timm1.0.31.npz")
+    golden = np.load(shared / "weights" / "golden_vit_tiny_timm1.0.31.npz")
     return canonical, golden
 
 
@@ -195,7 +294,7 @@ def tokens_of(canonical, image, depth, heads=3):
         unroll=1,
     )
     pixels = (image[None].astype(np.float32) / 255 - 0.5) / 0.5
-    params = pretrained.trunk_parameters(canonical, depth)
+    params = trunk_parameters(canonical, depth)
     with jax.default_matmul_precision("highest"):
         return trunk.apply({"params": params}, jnp.asarray(pixels), train=False)
 

@@ -87,3 +87,25 @@ def test_foreign_and_release_files_are_told_apart():
         to_canonical({"base.cls_token": np.ones(3), "b1.1.weight": np.ones(3)})
     with pytest.raises(UserError, match="no ViT"):
         to_canonical({})
+
+
+def test_arrays_that_can_be_no_weights_are_named_as_in_the_file():
+    flat = dict(FAMILIES["timm 2020"])
+    flat["blocks.1.norm1.bias"] = np.full(8, np.nan, np.float32)
+    flat["blocks.0.attn.qkv.weight"] = flat["blocks.0.attn.qkv.weight"].astype(np.complex64)
+    flat["head.weight"] = np.full((2, 2), np.nan)  # not needed, so not looked at
+    with pytest.raises(UserError) as error:
+        to_canonical(flat, "a.pth")
+    for part in ("a.pth", "blocks.1.norm1.bias holds NaN", "attn.qkv.weight has type complex64"):
+        assert part in str(error.value)
+    assert "head" not in str(error.value)
+
+
+def test_names_of_a_file_cannot_make_a_message_long_or_coloured():
+    flat = dict(FAMILIES["timm 2020"]) | {"\x1b" + "x" * 10**6: np.ones(1, np.float32)}
+    flat |= {f"more.{i}": np.ones(1, np.float32) for i in range(1000)}
+    flat["blocks.999.norm1.weight"] = flat["norm.weight"]
+    with pytest.raises(UserError, match=r"and \d+ more") as error:
+        to_canonical(flat)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 10_000

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from data_tfds.errors import UserError
+from facenet_jax.weights.files import as_float32
+from facenet_jax.weights.messages import listed, shown
 
 IGNORED = ""  # the canonical name of what a ViT file holds and a trunk does not need
 
@@ -140,34 +142,37 @@ def to_canonical(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """(canonical arrays of one ViT, names in `flat` that a trunk does not need).
 
-    Raises `UserError` for unknown families, for DINOv2 and DINOv3, and with both sides of every
-    mismatch where names or shapes do not make up one complete ViT.
+    Raises UserError for unknown families, for DINOv2 and DINOv3, for arrays that are no finite
+    floating numbers, and with both sides of every mismatch where names or shapes do not make up one
+    complete ViT.
     """
     family, rows = _family(flat, source)
-    canonical: dict[str, np.ndarray] = {}
-    ignored, unknown, problems = [], [], []
-    for name, array in flat.items():
-        found = [(match, *row[1:]) for row in rows if (match := re.fullmatch(row[0], name))]
-        if not found:
-            unknown.append(name)
-            continue
-        match, target, layout = found[0]
-        ours = match.expand(target)
-        if ours == IGNORED:
+    targets: dict[str, tuple[str, Layout]] = {}  # by the names that fill something
+    ignored, problems, unknown = [], [], []
+    for name in flat:
+        found = ((re.fullmatch(pattern, name), ours, layout) for pattern, ours, layout in rows)
+        match, ours, layout = next((row for row in found if row[0]), (None, "", _same))
+        if match is None:
+            unknown.append(f"this model has no place for {shown(name)}")
+        elif ours == IGNORED:
             ignored.append(name)
-        elif ours in canonical:
-            problems.append(f"{name} is a second {ours}")
         else:
-            try:
-                canonical[ours] = layout(array)
-            except (ValueError, IndexError, TypeError):
-                problems.append(f"{name} has shape {list(array.shape)}")
+            targets[name] = (match.expand(ours), layout)
+    canonical: dict[str, np.ndarray] = {}
+    for name, array in as_float32({name: flat[name] for name in targets}, source).items():
+        ours, layout = targets[name]
+        if ours in canonical:
+            problems.append(f"{shown(name)} is a second {ours}")
+            continue
+        try:
+            canonical[ours] = layout(array)
+        except (ValueError, IndexError, TypeError):
+            problems.append(f"{shown(name)} has shape {list(array.shape)}")
     canonical, missing, shapes = _complete(canonical)
-    problems += [f"{source} lacks {name}" for name in missing] + shapes
-    problems += [f"this model has no place for {name}" for name in unknown]
+    problems += [f"{source} lacks {name}" for name in missing] + shapes + unknown
     if problems:
-        raise UserError(f"{source} is not one ViT in {family} names: {'; '.join(problems)}")
-    return {k: np.asarray(v, np.float32) for k, v in canonical.items()}, ignored
+        raise UserError(f"{source} is not one ViT in {family} names: {listed(problems)}")
+    return canonical, ignored
 
 
 def _family(flat: Mapping[str, np.ndarray], source: str) -> tuple[str, list[Row]]:
@@ -175,7 +180,7 @@ def _family(flat: Mapping[str, np.ndarray], source: str) -> tuple[str, list[Row]
         part: next((name for name in flat if re.fullmatch(pattern, name)), None)
         for part, pattern in _FOREIGN_PARTS
     }
-    foreign = [f"{part} ({name})" for part, name in parts.items() if name]
+    foreign = [f"{part} ({shown(name)})" for part, name in parts.items() if name]
     if foreign:
         kind = "DINOv3" if parts["rotary positions"] else "DINOv2 or a relative of it"
         raise UserError(
@@ -192,7 +197,7 @@ def _family(flat: Mapping[str, np.ndarray], source: str) -> tuple[str, list[Row]
             return family, rows
     raise UserError(
         f"{source} holds no ViT in timm, Google, Hugging Face or DINO names; "
-        f"its first names are {', '.join(list(flat)[:4])}"
+        f"its first names are {', '.join(map(shown, list(flat)[:4]))}"
     )
 
 

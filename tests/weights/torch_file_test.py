@@ -1,3 +1,4 @@
+import hashlib
 import pathlib
 import zipfile
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_tfds.errors import UserError
-from facenet_jax.weights.merge import read_checkpoint
+from facenet_jax.weights.files import read_checkpoint
 from tests.support import torch_files
 from tests.support.torch_files import Call, Global, Lying, legacy_bytes, save, zip_bytes
 
@@ -157,6 +158,52 @@ def test_a_whole_module_or_a_bare_tensor_has_no_names(tmp_path):
     for content in ({"epoch": 3}, [1, 2], {"model": {"model": {}}}):
         with pytest.raises(UserError, match="truncated, corrupt or no checkpoint"):
             read_checkpoint(save(tmp_path / "a.pth", zip_bytes(content)))
+
+
+def test_many_names_of_one_expanded_tensor_are_bounded_together(tmp_path):
+    value = np.ones(1, np.float16)
+    wide = Lying(value, 0, (2**24,), (0,))  # 32 MiB each, of a file of a few kB
+    with pytest.raises(UserError, match="bytes and more"):
+        read_checkpoint(save(tmp_path / "a.pth", zip_bytes({f"n{i}": wide for i in range(9)})))
+    read = read_checkpoint(save(tmp_path / "a.pth", zip_bytes({"a": wide, "b": wide})))
+    assert read["b"].shape == (2**24,)
+
+
+def test_tensors_of_one_big_endian_storage_share_its_memory(tmp_path):
+    state = {f"n{i}": BASE[i : i + 1] for i in range(9)}
+    read = read_checkpoint(save(tmp_path / "a.pth", zip_bytes(state, order="big")))
+    assert np.concatenate(list(read.values())).tolist() == list(range(9))
+    address = [array.__array_interface__["data"][0] for array in read.values()]
+    assert np.diff(address).tolist() == [4] * 8
+
+
+def test_keys_that_are_no_texts_name_no_weights(tmp_path):
+    read = read_checkpoint(save(tmp_path / "a.pth", zip_bytes({5: BASE, "a": BASE, None: BASE})))
+    assert list(read) == ["a"]
+    with pytest.raises(UserError, match="no tensors by name"):
+        read_checkpoint(save(tmp_path / "a.pth", zip_bytes({5: BASE})))
+
+
+DIGESTS = {
+    "tests/golden/tiny/facenet_official_small.pth": (261, "16eea32310f5caa9"),
+    "shared/golden/facenet_official_small.pth": (297, "843f336c34a289d3"),
+    "shared/golden/vit_timm_small.pth": (44, "dbae5ad9d2484c7c"),
+    "shared/weights/vit_tiny_patch16_224.augreg_in21k_ft_in1k.pth": (152, "2e987f889c8a9052"),
+}
+"""Tensors, and SHA-256 of their names, types, shapes and bytes, of files that torch wrote."""
+
+
+@pytest.mark.parametrize("file", DIGESTS)
+def test_real_files_are_read_bit_by_bit(file, request):
+    root = pathlib.Path(__file__).parents[2]
+    if file.startswith("shared/"):
+        root = request.getfixturevalue("shared").parent
+    read = read_checkpoint(root / file)
+    digest = hashlib.sha256()
+    for name in sorted(read):
+        digest.update(f"{name} {read[name].dtype} {read[name].shape}".encode())
+        digest.update(read[name].tobytes())
+    assert (len(read), digest.hexdigest()[:16]) == DIGESTS[file]
 
 
 def test_files_that_torch_itself_wrote(tmp_path: pathlib.Path):

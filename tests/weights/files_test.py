@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from data_tfds.errors import UserError
-from facenet_jax.weights.files import read_checkpoint
+from facenet_jax.weights.files import as_float32, read_checkpoint
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -121,3 +121,38 @@ def test_an_absent_file_system_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UserError, match="gcsfs"):
         read_checkpoint("gs://vit_models/augreg/B_16.npz")
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.array([1, np.nan], np.float16), "NaN or values beyond float32"),
+        (np.array([1e300]), "NaN or values beyond float32"),
+        (np.array([-np.inf], ml_dtypes.bfloat16), "NaN or values beyond float32"),
+        (np.ones(2, np.complex64), "type complex64"),
+        (np.ones(2, np.int8), "type int8"),
+        (np.ones(2, bool), "type bool"),
+        (np.array(["1"]), "type <U1"),
+        (np.ones(2, "datetime64[s]"), "type datetime64"),
+        (np.ones(2, [("x", np.float32)]), "type .*<f4"),
+    ],
+)
+def test_what_can_be_no_weights_is_named(array, reason):
+    with pytest.raises(UserError, match=rf"a\.npz has arrays.*: bad \S+ {reason}") as e:
+        as_float32({"good": np.ones(2), "bad": array}, "a.npz")
+    assert "good" not in str(e.value)
+
+
+def test_floating_types_become_float32():
+    types = (np.float64, np.float32, np.float16, ">f4", ml_dtypes.bfloat16)
+    arrays = {str(kind): np.linspace(-1, 1, 3).astype(kind) for kind in types}
+    for array in as_float32(arrays, "a").values():
+        np.testing.assert_array_equal(array, np.float32([-1, 0, 1]), strict=True)
+
+
+def test_messages_are_short_whatever_a_file_is_called_and_holds():
+    arrays = {f"\x1b[31m{i:03}" + "x" * 10**6: np.ones(1, np.int8) for i in range(60)}
+    with pytest.raises(UserError, match="and 10 more") as error:
+        as_float32(arrays, "a.npz")
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 10_000

@@ -1,0 +1,312 @@
+"""Every common option once, with its unit and its legal values; and the one check of a config.
+
+A config has the sections below, `model` (the options of the model that `model.name` names) and
+`losses` (one section for each loss). On the command line: --config.section.option=value.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from data_tfds.errors import UserError
+from facenet_jax import losses, models
+from facenet_jax.inputs import sampler as samplers
+from facenet_jax.options import (
+    Option,
+    Options,
+    above,
+    at_least,
+    between,
+    finite,
+    flat,
+    numbers,
+    one_of,
+    options_of,
+    problems,
+    schedule,
+    some_text,
+    switch,
+    text,
+    whole,
+)
+from facenet_jax.options import (
+    defaults as default_values,
+)
+
+DATA: Options = {
+    "name": Option(
+        "wmveid863",
+        "wmveid863, rgbnt100, msvr310, rgbnt201, sysu_mm01, regdb, rendered or folder/PROTOCOL, "
+        "with or without its protocol (wmveid863/clean); or the import path of your own",
+        some_text(),
+    ),
+    "root": Option("", "the extracted folder, the .zip (also gs://), or a .csv (folder)", text()),
+    "prepared": Option(
+        "data/prepared", "prepared data sets, each under a fingerprint of its source", some_text()
+    ),
+    "image_size": Option((256, 128), "height, width in pixels", numbers(2, whole(1))),
+    "train_resize": Option(
+        "bicubic", "filter of training images", one_of("bicubic", "bilinear", "lanczos")
+    ),
+    "test_resize": Option(
+        "bicubic", "filter of test images", one_of("bicubic", "bilinear", "lanczos")
+    ),
+    "validation_identities": Option(
+        0, "training identities left out of training, to choose the best checkpoint", whole(0)
+    ),
+    "incomplete": Option(
+        "error",
+        "a sample that lacks a modality is an error, left out, or kept and marked; where no two "
+        "images belong together each is a sample of its own and lacks nothing",
+        one_of("error", "skip", "keep"),
+    ),
+    "resident": Option(
+        "auto",
+        "images in device memory, or streamed from disk; auto: resident while those of training "
+        "and evaluation take no more than max_memory_fraction of a device's memory",
+        one_of("auto", "always", "never"),
+    ),
+    "max_memory_fraction": Option(0.5, "of a device's memory, for images", above(0, 1)),
+    "workers": Option(0, "processes that read a stream; 0: threads of the main one", whole(0, 256)),
+    "flare_statistic": Option(
+        "luma",
+        "luma: share of pixels with a grey value of 251..255 | histogram: the release's",
+        one_of("luma", "histogram"),
+    ),
+    "flare_threshold": Option(0.05, "a fraction of the image", between(0, 1)),
+    "flare_rule": Option(
+        "per_modality",
+        "a label for each modality, or one for both where either or both are flared",
+        one_of("per_modality", "either", "both"),
+    ),
+}
+
+AUGMENT: Options = {
+    "flip": Option(0.5, "probability of a flip from left to right", between(0, 1)),
+    "pad": Option(10, "pixels of black border before the random crop", whole(0, 4096)),
+    "erase": Option(0.0, "probability of random erasing", between(0, 1)),
+    "erase_fill": Option(
+        (0.0, 0.0, 0.0),
+        "the value of erased pixels, after normalisation, R G B",
+        numbers(3, finite()),
+    ),
+    "erase_with": Option(
+        "fill",
+        "what is put there: erase_fill | random_channel: one random value of each channel | "
+        "random_pixel: random values of each pixel",
+        one_of("fill", "random_channel", "random_pixel"),
+    ),
+    "channels": Option(
+        "none",
+        "of the visible images, drawn for each: rcc: one of the 6 orders of the channels or grey "
+        "(FFDML) | exchange, exchange_grey: one channel, or grey too, for all three | adapt, "
+        "adapt_grey: the same, or unchanged, or half of those grey (CAJ)",
+        one_of("none", "rcc", "exchange", "exchange_grey", "adapt", "adapt_grey"),
+    ),
+    "per_modality": Option(
+        False,
+        "draw for each image apart (release), not once for the images of a sample",
+        switch(),
+    ),
+}
+
+SAMPLER: Options = {
+    "name": Option(
+        "pk",
+        "pk: of each sample all its images | cross_modal: images of each modality by themselves, "
+        "for sets that are not aligned; or the import path of your own",
+        some_text(),
+    ),
+}
+
+TRAIN: Options = {
+    "identities_per_batch": Option(8, "P", whole(1)),
+    "samples_per_identity": Option(4, "K", whole(1)),
+    "epochs": Option(120, "the length of the run, where steps is 0", whole(1)),
+    "steps": Option(0, "the length of the run in steps instead of epochs; 0: epochs", whole(0)),
+    "steps_per_dispatch": Option(20, "steps in one call of the device", whole(1, 100_000)),
+    "shard_state": Option(
+        False, "divide parameters and optimiser over the devices (FSDP), to save memory", switch()
+    ),
+    "shard_above": Option(65536, "elements; smaller arrays are not divided", whole(0)),
+    "evaluate_every": Option(5, "epochs; 0: at the end only", whole(0)),
+    "save_every": Option(5, "epochs; 0: at the end only", whole(0)),
+    "save_every_steps": Option(0, "steps, besides save_every; 0: not", whole(0)),
+}
+
+OPTIM: Options = {
+    "name": Option("sgd", "the optimiser", one_of("sgd", "adamw")),
+    "learning_rate": Option(3e-3, "the peak", above(0)),
+    "schedule": Option(
+        "recipe",
+        "recipe: of each epoch, the release's | cosine: of each step, to 0",
+        one_of("recipe", "cosine"),
+    ),
+    "warmup": Option(5.0, "epochs", at_least(0)),
+    "weight_decay": Option(1e-4, "times the parameter", at_least(0)),
+    "bias_lr_factor": Option(2.0, "learning rate of biases relative to the others", at_least(0)),
+    "momentum": Option(0.9, "sgd", between(0, 1)),
+    "betas": Option((0.9, 0.999), "adamw", numbers(2, between(0, 1))),
+    "clip": Option(0.0, "largest global norm of the gradient; 0: no limit", at_least(0)),
+}
+
+EVALUATE: Options = {
+    "batch": Option(64, "samples in a call of the device", whole(1)),
+    "export": Option(
+        "last", "the checkpoint whose embeddings are exported", one_of("last", "best")
+    ),
+    "sanity_baselines": Option(
+        False, "also score the untrained network, raw pixels and colours", switch()
+    ),
+    "per_modality": Option(
+        False, "also score subsets of the modalities, and flared and clean queries apart", switch()
+    ),
+}
+
+SECTIONS: Mapping[str, Option | Options] = {
+    "seed": Option(0, "of the parameters, the order and the augmentation", whole(0, 2**32 - 1)),
+    "data": DATA,
+    "augment": AUGMENT,
+    "sampler": SAMPLER,
+    "train": TRAIN,
+    "optim": OPTIM,
+    "evaluate": EVALUATE,
+}
+
+TERM: Options = {
+    "term": Option(
+        "id",
+        "a name of the model's or ours, or the import path of a function",
+        some_text(),
+    ),
+    "weight": Option(1.0, "a number, or ((progress, weight), ...)", schedule()),
+}
+
+
+def default_config(model: str, **choices: str) -> ml_collections.ConfigDict:
+    """The common options, those of a model and its losses, all at their defaults.
+
+    `choices` are options of the model that decide which further options it has, such as
+    backbone="vit".
+    """
+    config = as_config(default_values(SECTIONS))
+    config.model = as_config(
+        {"name": model, **default_values(models.options(model, choices)), **choices}
+    )
+    config.losses = ml_collections.ConfigDict()
+    for label, values in models.default_losses(model).items():
+        config.losses[label] = loss(model, **values)
+    return config
+
+
+def loss(model: str, term: str, weight: float | Sequence = 1.0, **parameters: Any) -> Any:
+    """A section of `config.losses`: the term's parameters at their defaults, but for these."""
+    known = options_of(losses.find(term, models.own_terms(model)))
+    values = {"term": term, "weight": weight, **default_values(known), **parameters}
+    section = as_config({name: value for name, value in values.items() if name != "weight"})
+    # A reference takes a table where a number was; a plain field keeps to its type.
+    section.weight = ml_collections.FieldReference(weight, field_type=object)
+    return section
+
+
+def sampler(name: str, **parameters: Any) -> ml_collections.ConfigDict:
+    """The section `config.sampler`: the sampler's parameters at their defaults, but for these."""
+    return as_config(
+        {"name": name, **default_values(options_of(samplers.find(name))), **parameters}
+    )
+
+
+def as_config(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """A ConfigDict of nested mappings; lists become tuples, as options have them."""
+    config = ml_collections.ConfigDict()
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            config[name] = as_config(value)
+        elif isinstance(value, list):
+            config[name] = tuple(tuple(x) if isinstance(x, list) else x for x in value)
+        else:
+            config[name] = value
+    return config
+
+
+def schema(config: ml_collections.ConfigDict) -> Options:
+    """The options that a config with these names (model, backbone, losses) has.
+
+    Raises UserError for a model or a loss that cannot be found.
+    """
+    terms = {label: term_options(config, label) for label in config.losses}
+    return {
+        **SECTIONS,
+        "model": model_options(config),
+        "sampler": sampler_options(config),
+        "losses": terms,
+    }
+
+
+def model_options(config: ml_collections.ConfigDict) -> Options:
+    """The options of the section `model`."""
+    model = config.model.to_dict()
+    name = Option(model["name"], "the model", some_text())
+    return {"name": name, **models.options(model["name"], model)}
+
+
+def sampler_options(config: ml_collections.ConfigDict) -> Options:
+    """The options of the section `sampler`."""
+    name = config.sampler.name if "sampler" in config else SAMPLER["name"].default
+    return SAMPLER | options_of(samplers.find(name))
+
+
+def term_options(config: ml_collections.ConfigDict, label: str) -> Options:
+    """The options of one loss."""
+    section, where = config.losses[label], f"config.losses.{label}.term"
+    if not isinstance(section, ml_collections.ConfigDict) or "term" not in section:
+        return TERM
+    return TERM | options_of(losses.find(section.term, models.own_terms(config.model.name), where))
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for values that are not legal, naming all of them; loads nothing."""
+    for name in ("model", "losses", "sampler"):
+        if not isinstance(config.get(name), ml_collections.ConfigDict):
+            raise UserError(f"The config has no section '{name}'; start from configs/common.py.")
+    if not isinstance(config.model.get("name"), str):
+        raise UserError("config.model.name is missing; it names the model.")
+    options = model_options(config)
+    foreign = sorted(set(config.model) - set(options))
+    if foreign:
+        name = config.model.name
+        raise UserError(
+            f"config.model.name is '{name}', which has no option "
+            f"{', '.join(map(repr, foreign))}; another model has its own options and losses, so "
+            f"start its config with common.get_config('{name}')."
+        )
+    if not isinstance(config.sampler.get("name"), str):
+        raise UserError("config.sampler.name is missing; it names the sampler.")
+    found, terms, values = [], {}, config.to_dict()
+    for label in config.losses:
+        try:
+            terms[label] = term_options(config, label)
+        except UserError as error:
+            found.append(str(error).removesuffix("."))
+            del values["losses"][label]
+    options = {**SECTIONS, "model": options, "sampler": sampler_options(config), "losses": terms}
+    found = problems(options, values, "config") + found
+    if not found and not any(section.weight for section in config.losses.values()):
+        found.append("every weight in config.losses is 0, so there is nothing to learn")
+    found = found or models.problems(config)
+    if found:
+        raise UserError(f"{'; '.join(found)}. All options are in facenet_jax/config.py.")
+
+
+def describe(config: ml_collections.ConfigDict) -> list[tuple[str, Any, Option]]:
+    """(name, value, option) of every option of a config, in the order of the sections."""
+    values = config.to_dict()
+
+    def value(path: str) -> Any:
+        found = values
+        for part in path.split("."):
+            found = found[part]
+        return found
+
+    return [(path, value(path), option) for path, option in flat(schema(config)).items()]

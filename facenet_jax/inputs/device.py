@@ -1,0 +1,74 @@
+"""A split in device memory, and the batch at some of its rows."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from data_tfds.samples import Split
+from facenet_jax.runtime.mesh import split_batch
+from facenet_jax.types import Batch
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DeviceSplit:
+    """Images and labels of a split. Each modality has its own number of images N_m.
+
+    `windowed`: the images are only those of the next K batches, [K, B, H, W, 3] for each modality,
+    split over the devices along B; the batch of step s is at s % K. Labels are those of all images.
+    """
+
+    images: tuple[jax.Array, ...]  # M arrays uint8 [N_m, H, W, 3], or windows
+    identity: tuple[jax.Array, ...]  # M arrays [N_m] int32
+    labels: Mapping[str, tuple[jax.Array, ...]]  # {name: M arrays [N_m]}
+    missing: bool = dataclasses.field(default=False, metadata={"static": True})  # some rows are -1
+    windowed: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    @property
+    def modalities(self) -> int:
+        """M."""
+        return len(self.identity)
+
+
+def gather(
+    data: DeviceSplit, rows: jax.Array, step: jax.Array, mesh: Mesh
+) -> tuple[jax.Array, Batch]:
+    """(images uint8 [M, B, H, W, 3], the batch without them) at image rows [M, B] of `data`.
+
+    Row -1 is a missing image: black, labels of row 0, `present` False. Column j of every modality
+    has one identity. `step` finds the batch in a window, which has the images of these rows
+    already. The batch is split over the devices of `mesh`.
+    """
+    rows = split_batch(rows, mesh, 1)
+    present = rows >= 0 if data.missing else None
+    found = jnp.maximum(rows, 0) if data.missing else rows
+    if data.windowed:
+        images = jnp.stack([window[step % len(window)] for window in data.images])
+    else:
+        images = jnp.stack([part[row] for part, row in zip(data.images, found, strict=True)])
+        if present is not None:
+            images = jnp.where(present[:, :, None, None, None], images, jnp.zeros_like(images))
+
+    def at_rows(columns: Sequence[jax.Array]) -> jax.Array:
+        return jnp.stack([column[row] for column, row in zip(columns, found, strict=True)])
+
+    labels = {name: at_rows(columns) for name, columns in data.labels.items()}
+    if present is None:
+        identity = data.identity[0][found[0]]
+    else:
+        first = jnp.argmax(present, axis=0)  # the first modality that has an image
+        identity = jnp.take_along_axis(at_rows(data.identity), first[None], axis=0)[0]
+    return images, Batch(None, identity, labels, present)
+
+
+def image_labels(split: Split, column: np.ndarray, modality: int) -> np.ndarray:
+    """A label of the samples, [N] or [N, M], as the label of one modality's images, [N_m]."""
+    column = column[:, modality] if column.ndim > 1 else column
+    row = split.rows[modality]
+    found = np.zeros(len(split.images[split.modalities[modality]]), column.dtype)
+    found[row[row >= 0]] = column[row >= 0]
+    return found

@@ -1,0 +1,89 @@
+"""What a backbone is, and one branch of it for each modality.
+
+A backbone turns images into tokens and tokens into a feature:
+
+    tokens(images [B, H, W, 3], train) -> [B, 1 + n, D]     token 0 represents the image
+    head(tokens [B, 1 + n, D], train)  -> [B, D']
+
+A module of a backbone has `backbone(config, image_size) -> Backbone`. It may have `OPTIONS`, the
+options it adds to `config.model`, and `problems(config) -> list of clauses`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from data_tfds import door
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """The two halves of a backbone as Flax modules not yet named, and what is known about them.
+
+    `tokens` and `head` are `functools.partial(ModuleClass, fields...)`. A stacked backbone has the
+    parameters of all modalities in one array for each leaf, [M, ...], and one program for them:
+    efficient where every operation is a matrix product, as in a ViT. An unstacked one
+    has a module of its own for each modality, as convolutions need.
+    """
+
+    tokens: functools.partial
+    head: functools.partial
+    token_width: int  # D
+    width: int  # D'
+    grid: tuple[int, int]  # rows, columns of the n tokens
+    stacked: bool
+    dtype: jnp.dtype = jnp.float32  # of matrix products, also of those that a model adds
+    pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of values in 0..1
+    pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    # read(path) -> ({"params": {"tokens": tree, "head": tree}, "batch_stats": ... if it has some},
+    #                names in the file that are not needed, a note)
+    read: Callable[[str], tuple[Mapping[str, Any], Sequence[str], str]] | None = None
+    # A sentence why it cannot run on devices of this kind ("cpu", ...), in training or not; or "".
+    refuses: Callable[[str, bool], str] = lambda backend, train: ""
+
+
+def find(name: str) -> Any:
+    """The module of a backbone: "vit", or the import path of your own."""
+    return door.find(name, "facenet_jax.models", "backbone (config.model.backbone)", "backbone")
+
+
+def branches(
+    part: functools.partial, name: str, modalities: Sequence[str], *, shared: bool, stacked: bool
+) -> Callable[[jax.Array, bool], jax.Array]:
+    """`part` applied to each modality: (x [M, B, ...], train) -> [M, B, ...].
+
+    To be called inside a compact method, whose parameters it makes. Stacked: `name` with leaves
+    [M, ...]. Unstacked: `name`_<modality> for each. Shared: `name` once; unstacked, it sees the
+    images of all modalities as one batch, and so do its statistics.
+    """
+    if stacked:
+        return stack(part, in_axes=(0, None), copies=not shared)(name=name)
+
+    def apply(x: jax.Array, train: bool) -> jax.Array:
+        if shared:
+            y = part(name=name)(x.reshape(-1, *x.shape[2:]), train)
+            return y.reshape(*x.shape[:2], *y.shape[1:])
+        each = zip(modalities, x, strict=True)
+        return jnp.stack([part(name=f"{name}_{modality}")(one, train) for modality, one in each])
+
+    return apply
+
+
+def stack(part: functools.partial, in_axes: tuple, copies: bool = True) -> functools.partial:
+    """`part` mapped over axis 0 of those arguments whose entry in `in_axes` is 0.
+
+    With `copies` there is one set of parameters, statistics and whatever else the part keeps for
+    each entry, stacked on axis 0 of every leaf; without, one set serves all.
+    """
+    module = nn.vmap(
+        part.func,
+        in_axes=in_axes,
+        variable_axes={True: 0 if copies else None},  # True: every collection
+        split_rngs={"params": copies, "dropout": True},
+    )
+    return functools.partial(module, *part.args, **part.keywords)

@@ -1,0 +1,194 @@
+"""Embeddings of one side with their labels, and the .npz file that holds them.
+
+The file's arrays: `embedding` float [N, E]; `parts` int [P, 2], the columns start, stop of each
+part; `modalities` str [P], the names of the parts; `identity` int [N]; `name` str [N]; and any
+further labels [N] or [N, M], such as `camera`, `scene`, `view`, `night` int [N] (-1: not known).
+"""
+
+import dataclasses
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from data_tfds.errors import UserError
+from data_tfds.paths import Place, as_os_error, is_remote, open_path, write_bytes
+
+UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and zipfile raise for a damaged archive or one that holds objects."""
+
+KNOWN = {
+    **dict.fromkeys(("camera", "scene", "view", "night"), (np.integer, ())),
+    **dict.fromkeys(("flare", "present"), (np.bool_, ("M",))),
+    "identity_name": (np.str_, ()),
+}
+"""Labels whose type is agreed: kind, and the axes after [N]."""
+
+REQUIRED = ("embedding", "parts", "modalities", "identity", "name")
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+    """The queries or the gallery of a score; UserError if the arrays do not fit each other."""
+
+    embedding: np.ndarray  # float32 [N, E]
+    parts: Mapping[str, tuple[int, int]]  # columns start, stop of each part, mostly a modality
+    identity: np.ndarray  # int [N]
+    name: np.ndarray  # str [N]
+    labels: Mapping[str, np.ndarray]  # further arrays [N] or [N, M]
+    origin: str = ""  # where it was read from, for errors
+
+    def __post_init__(self):
+        embedding = self.embedding
+        if embedding.ndim != 2 or not np.issubdtype(embedding.dtype, np.floating):
+            raise self._bad("embedding", embedding, "floating [N, E]")
+        self._check("identity", self.identity, np.integer, ())
+        self._check("name", self.name, np.str_, ())
+        for label, values in self.labels.items():
+            if label in REQUIRED:
+                raise UserError(f"A label of {self._where} is called {label}, like its own array.")
+            kind, axes = KNOWN.get(label, (np.generic, ("M",) * (values.ndim > 1)))
+            self._check(label, values, kind, axes)
+        columns = list(self.parts.values())
+        if any(not 0 <= start < stop <= embedding.shape[1] for start, stop in columns):
+            raise UserError(
+                f"The parts {[list(part) for part in columns]} of {self._where} are not column "
+                f"ranges start, stop of an embedding {embedding.shape[1]} wide."
+            )
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    @property
+    def by_name(self) -> dict[str, np.ndarray]:
+        """Identity, name and labels in one mapping, as protocols take them."""
+        return {"identity": self.identity, "name": self.name, **self.labels}
+
+    @property
+    def flared(self) -> np.ndarray | None:
+        """Whether any modality of a row is flared, bool [N]; None where no label says so."""
+        return self.labels["flare"].any(axis=1) if "flare" in self.labels else None
+
+    def select(self, parts: Sequence[str]) -> "Embeddings":
+        """The columns of these parts alone, in this order.
+
+        UserError for a part that there is not, or one that is named twice, and for none at all.
+        """
+        for part in parts:
+            if part not in self.parts:
+                known = f"only {', '.join(self.parts)}" if self.parts else "for it has no parts"
+                lacks = f"{self.origin} has" if self.origin else "There is"
+                raise UserError(f"{lacks} no modality {part!r}, {known}.")
+        if not parts:
+            raise UserError("There is no modality to compare by: name at least one.")
+        if len(set(parts)) < len(parts):
+            raise UserError(f"The modalities to compare by, {', '.join(parts)}, name one twice.")
+        columns = [self.embedding[:, slice(*self.parts[part])] for part in parts]
+        stops = np.cumsum([column.shape[1] for column in columns]).tolist()
+        spans = zip([0, *stops], stops, strict=False)
+        embedding = np.concatenate(columns, axis=1)
+        return dataclasses.replace(
+            self, embedding=embedding, parts=dict(zip(parts, spans, strict=True))
+        )
+
+    def write(self, path: Place) -> None:
+        """Write the file, as a whole or not at all, its folder too; errors as `write_bytes`'s."""
+        file = io.BytesIO()
+        np.savez(
+            file,
+            embedding=self.embedding,
+            parts=np.array(list(self.parts.values()), np.int32).reshape(-1, 2),
+            modalities=np.array(list(self.parts), np.str_),
+            identity=self.identity,
+            **self.labels,
+            name=self.name,
+        )
+        write_bytes(path, file.getvalue())
+
+    @classmethod
+    def read(cls, path: Place | str) -> "Embeddings":
+        """The file at `path`, on a disk or a bucket, its embedding as float32.
+
+        UserError, which names the file, where it is missing, damaged, lacks an array, or holds one
+        of another type or shape or an embedding with a NaN or an infinite value.
+        """
+        path, origin = open_path(path), str(path)
+        arrays = _arrays(path, origin)
+        missing = [field for field in REQUIRED if field not in arrays]
+        if missing:
+            raise UserError(
+                f"{origin} has no array {', '.join(missing)}; it must have all of "
+                f"{', '.join(REQUIRED)}."
+            )
+        embedding, parts, modalities, identity, name = (arrays.pop(key) for key in REQUIRED)
+        with np.errstate(over="ignore"):
+            if np.issubdtype(embedding.dtype, np.floating):
+                embedding = embedding.astype(np.float32, copy=False)
+        named = _parts(parts, modalities, origin)
+        result = cls(embedding, named, identity, name, arrays, origin)
+        broken = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
+        if len(broken):
+            raise UserError(
+                f"{origin} has a NaN or an infinite value in {len(broken)} embeddings, first in "
+                f"row {broken[0]} ({name[broken[0]]}): such rows cannot be ranked."
+            )
+        return result
+
+    @property
+    def _where(self) -> str:
+        return self.origin or "the embeddings"
+
+    def _check(self, field, array, kind, axes):
+        """UserError unless `array` is of the `kind` and [N] or, with `axes`, [N, M]."""
+        rows = array.shape[:1] == (len(self),) and array.ndim == 1 + len(axes)
+        if not rows or not np.issubdtype(array.dtype, kind):
+            word = "an array" if kind is np.generic else kind.__name__.rstrip("_")
+            raise self._bad(field, array, f"{word} [{', '.join([str(len(self)), *axes])}]")
+
+    def _bad(self, field, array, wanted):
+        shape = list(array.shape)
+        return UserError(
+            f"The array {field} of {self._where} is {array.dtype} {shape}, not {wanted}."
+        )
+
+
+def _arrays(path, origin):
+    """Every array of the archive at `path`, by name."""
+    try:
+        if is_remote(path):
+            with as_os_error(path):
+                file = io.BytesIO(path.read_bytes())
+        elif path.is_file():
+            file = path
+        else:
+            raise FileNotFoundError
+    except FileNotFoundError:
+        raise UserError(f"There is no file {origin}.") from None
+    except OSError as error:
+        raise UserError(f"{origin} cannot be read: {error.strerror or error}.") from None
+    try:
+        if not zipfile.is_zipfile(file):
+            raise UserError(f"{origin} is not an .npz archive, or only the beginning of one.")
+        with np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except UNREADABLE as error:
+        raise UserError(f"{origin} is not an .npz archive of plain arrays: {error}") from None
+
+
+def _parts(parts, modalities, origin):
+    """{name: (start, stop)} of the arrays `parts` and `modalities`."""
+    names = modalities.tolist() if modalities.ndim == 1 else []
+    for field, array, kind, wanted in (
+        ("modalities", modalities, np.str_, f"str [{len(names)}]"),
+        ("parts", parts, np.integer, f"integer [{len(names)}, 2]"),
+    ):
+        shape = (len(names), 2)[: 1 + (field == "parts")]
+        if array.shape != shape or not np.issubdtype(array.dtype, kind):
+            raise UserError(
+                f"The array {field} of {origin} is {array.dtype} {list(array.shape)}, not {wanted}."
+            )
+    if len(set(names)) < len(names):
+        raise UserError(f"The array modalities of {origin} names one twice: {', '.join(names)}.")
+    return dict(zip(names, map(tuple, parts.tolist()), strict=True))

@@ -1,0 +1,100 @@
+"""The score of a query side against a gallery side under a protocol, over all its trials."""
+
+import dataclasses
+
+import numpy as np
+
+from data_tfds.samples import Protocol
+from facenet_jax.retrieval import protocols
+from facenet_jax.retrieval.distances import Euclidean, given_rows
+from facenet_jax.retrieval.embeddings import Embeddings
+from facenet_jax.retrieval.metrics import PerQuery, rank
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The rankings of a protocol's trials, one PerQuery each."""
+
+    protocol: Protocol
+    trials: list[PerQuery]
+
+    def metrics(self, keep: np.ndarray | None = None) -> dict:
+        """`PerQuery.metrics` of the queries where `keep` [Q] is true, as means over the trials.
+
+        With more than one trial the dict also has `trials`, their number, and `deviation`, the
+        standard deviation (of these trials, not an estimate from them) of `mAP`, `mINP` and `cmc`.
+        `valid_queries` and `gallery` are means too, integers where they are whole.
+        UserError if a trial has no valid query.
+        """
+        each = [trial.metrics(keep) for trial in self.trials]
+        if len(each) == 1:
+            return each[0]
+        return _over_trials(each, np.mean) | {
+            "queries": each[0]["queries"],
+            "valid_queries": _mean_count(each, "valid_queries"),
+            "gallery": _mean_count(each, "gallery"),
+            "trials": len(each),
+            "deviation": _over_trials(each, np.std),
+        }
+
+    def subset(self, keep: np.ndarray) -> dict | None:
+        """`metrics(keep)`, or None where none of these queries is valid in some trial."""
+        if all(keep[trial.query].any() for trial in self.trials):
+            return self.metrics(keep)
+        return None
+
+
+def evaluate(
+    query: Embeddings,
+    gallery: Embeddings,
+    protocol: Protocol,
+    *,
+    rerank: tuple[int, int, float] | None = None,
+) -> Result:
+    """The ranking of every query in every trial of the protocol.
+
+    Distances are Euclidean between L2-normalised embeddings; with `rerank` (k1, k2, lambda) they
+    are re-ranked within each trial. The sides are taken as they are: which split and modalities
+    they come from is the caller's part of the protocol.
+    UserError for labels that the protocol needs and a side lacks or does not know, for trials that
+    are no gallery rows, and for embeddings of different widths or with values that are not finite.
+    """
+    protocols.check(protocol, query, gallery)
+    labels = gallery.by_name
+    rankings = []
+    for rows in protocols.trials(protocol, labels, len(gallery)):
+        embedding, chosen = gallery.embedding, labels
+        if rows is not None:
+            embedding = embedding[rows]
+            chosen = {name: values[rows] for name, values in labels.items()}
+        sides = protocol, query.by_name, chosen, len(query)
+        if rerank is None:
+            distances = Euclidean(query.embedding, embedding)
+            relevance = protocols.relevance(*sides, distances.order)
+            found = distances.rows(relevance.valid)
+        else:
+            relevance = protocols.relevance(*sides, np.arange(len(embedding)))
+            from facenet_jax.retrieval.rerank import rerank as rerank_distances  # loads scipy
+
+            blocks = rerank_distances(query.embedding, embedding, *rerank)
+            found = given_rows(blocks, len(query), len(embedding), relevance.valid)
+        rankings.append(rank(found, relevance, protocol.collapse))
+    return Result(protocol, rankings)
+
+
+def _over_trials(each, statistic):
+    """`statistic` over the trials of mAP, mINP and of every rank of the CMC."""
+    return {
+        name: float(statistic([scores[name] for scores in each])) for name in ("mAP", "mINP")
+    } | {
+        "cmc": {
+            rank: float(statistic([scores["cmc"][rank] for scores in each]))
+            for rank in each[0]["cmc"]
+        }
+    }
+
+
+def _mean_count(each, name):
+    """Mean of a count over the trials, an integer where it is whole."""
+    mean = float(np.mean([scores[name] for scores in each]))
+    return int(mean) if mean.is_integer() else mean

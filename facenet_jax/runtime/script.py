@@ -1,0 +1,45 @@
+"""Shared by all scripts: the config file that is given, and the exit code."""
+
+import importlib.util
+import pathlib
+from collections.abc import Callable
+
+import ml_collections
+
+from data_tfds.errors import UserError
+from facenet_jax.runtime import cli
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+"""The checkout, which has configs/."""
+
+
+def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:
+    """What the function `get_config()` of a Python file returns.
+
+    A path that does not exist from the current folder is taken from the checkout. Raises UserError
+    for a file that is missing or has no such function; an error within the file passes.
+    """
+    file = next((p for p in (pathlib.Path(path), ROOT / path) if p.is_file()), None)
+    if file is None:
+        raise UserError(f"The config file {path} does not exist; the recipes are in configs/.", 2)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None:
+        raise UserError(f"The config file {path} is not a Python file (.py).", 2)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(
+            f"{path} has no function get_config(), so it is not a config file; the recipes are in "
+            "configs/.",
+            2,
+        )
+    return module.get_config()
+
+
+def run(main: Callable[[], int | None]) -> int:
+    """The exit code of a script: what `main()` returns (0 for None), or that of its UserError.
+
+    The sentence of a UserError goes to stderr: `sys.exit(script.run(main))` ends a script.
+    """
+    codes = []
+    return cli.guarded(lambda: codes.append(main())) or codes[-1] or 0
