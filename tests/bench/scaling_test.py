@@ -18,6 +18,7 @@ def config(tmp_path):
     return str(file)
 
 
+@pytest.mark.slow
 def test_what_a_layer_adds_is_added_for_each(config, tmp_path, quick_compile):
     """The figures for four layers, from networks of two and three, are those of four."""
     table = tmp_path / "table.json"

@@ -213,6 +213,7 @@ def finish_pair(pair):
     return errors
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_stop_together(place):
     """SIGTERM to one of them stops both at one step; started again they finish the run."""
     one = tiny.config("three_stream", train__steps=RUN)

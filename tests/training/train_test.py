@@ -365,11 +365,15 @@ def test_the_line_of_progress_says_a_sum(log_lines):
 def test_a_full_disk_while_saving_is_one_sentence(place, quick_compile, capsys):
     """Every file is limited to less than a checkpoint needs, as on a disk that fills up."""
     folder, limits = place / "full", resource.getrlimit(resource.RLIMIT_FSIZE)
+    least = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, least)
+    jax.config.update(least, 1e9)  # half a program in the cache would harm other tests
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
         code = cli.guarded(lambda: tiny.train(baseline(place), folder))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        jax.config.update(least, before)
     assert code == 1
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert f"A checkpoint could not be written to {folder}" in sentence

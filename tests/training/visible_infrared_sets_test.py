@@ -28,6 +28,7 @@ def trainer(dataset):
     return tiny.Trainer(config, steps=2, data=dataset)
 
 
+@pytest.mark.slow
 def test_regdb_trains_and_is_scored_both_ways(tmp_path):
     """The tiny model embeds either modality in columns of the same width."""
     root, size = trees.regdb(tmp_path / "RegDB"), tiny.SIZE
