@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from data_tfds.errors import UserError
 from data_tfds.paths import Place, is_remote
-from data_tfds.samples import Split
+from data_tfds.samples import Side, Split
 from facenet_jax import config as configs
 from facenet_jax import models
 from facenet_jax.inputs import dataset as datasets
@@ -170,21 +170,24 @@ def image_bytes(
     dataset: Dataset, config: ml_collections.ConfigDict, training: bool
 ) -> tuple[int, int]:
     """Bytes of all images that would be resident at once, and of those of one sample."""
-    names = list({dataset.protocol.query.split, dataset.protocol.gallery.split})
+    sides = [dataset.protocol.query, dataset.protocol.gallery]
     if training:
-        names += ["train", *["validation"] * (2 if "validation" in dataset.splits else 0)]
-    splits = [dataset.splits[name] for name in names if name in dataset.splits]
-    total = sum(images.nbytes for split in splits for images in split.images.values())
+        sides += [Side("train"), *(Side("validation", each.modalities) for each in sides)]
+    images = [(dataset.splits[x.split].images, x) for x in sides if x.split in dataset.splits]
+    total = sum(has[m].nbytes for has, x in images for m in x.modalities or has if m in has)
     height, width = config.data.image_size
     return total, len(dataset.modalities) * height * width * 3
 
 
-def on_devices(run: Run, *splits: Split) -> tuple[DeviceSplit | OnDiskSplit, np.ndarray]:
+def on_devices(
+    run: Run, *splits: Split, read: np.ndarray | None = None
+) -> tuple[DeviceSplit | OnDiskSplit, np.ndarray]:
     """(splits, one after another, for the devices; the rows [M, N] of their samples' images).
 
     All of them on every device, or their labels alone where the images stream. Identities are
     numbered 0..C-1 in sorted order. Labels are the whole-number and true/false ones that all
-    splits have.
+    splits have. `read` are the rows that will be read, [..., M, ...] of any shape, where those are
+    not the rows of the samples: images are missing where it has -1.
     """
     modalities = splits[0].modalities
     _, numbered = np.unique(np.concatenate([s.identity for s in splits]), return_inverse=True)
@@ -207,15 +210,12 @@ def on_devices(run: Run, *splits: Split) -> tuple[DeviceSplit | OnDiskSplit, np.
         rows.append(np.where(split.rows < 0, -1, split.rows + first))
         first = first + np.int32([[len(images)] for images in split.images.values()])
     rows = np.concatenate(rows, axis=1)
-    # A sampler may fill every batch from samples that lack images, as cross_modal does.
-    training = run.plan is not None and splits[0] is run.dataset.splits.get("train")
-    read = run.plan.rows if training else rows
 
     labels = DeviceSplit(
         images=(),
         identity=by_image(parts),
         labels={name: by_image([split.labels[name] for split in splits]) for name in kept},
-        missing=bool((read < 0).any()),
+        missing=bool(((rows if read is None else read) < 0).any()),
     )
     labels = replicate(labels, run.mesh)
     images = [[split.images[modality] for split in splits] for modality in modalities]
@@ -232,11 +232,7 @@ def training_images(run: Run) -> DeviceSplit | OnDiskSplit:
     Images are missing where the plan has -1, not where a sample lacks one: a sampler may put images
     of several samples side by side, so that none is missing.
     """
-    data, _ = on_devices(run, run.dataset.split("train"))
-    missing = bool((run.plan.rows < 0).any())
-    if isinstance(data, OnDiskSplit):
-        return dataclasses.replace(data, labels=dataclasses.replace(data.labels, missing=missing))
-    return dataclasses.replace(data, missing=missing)
+    return on_devices(run, run.dataset.split("train"), read=run.plan.rows)[0]
 
 
 @dataclasses.dataclass(frozen=True)

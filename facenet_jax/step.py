@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -207,13 +208,22 @@ def embedding_parts(
 ) -> tuple[dict[str, tuple[int, int]], int]:
     """({name: (start, stop)} columns of the embedding of these modalities, its width).
 
-    `labels` are the arrays of a split by name, of which only the types matter. Nothing is computed.
+    `labels` are the types of a split's labels by name. Nothing is computed.
     """
+    return _embedding_parts(
+        model, modalities, tuple(sorted((k, np.dtype(x)) for k, x in labels.items()))
+    )
+
+
+@functools.lru_cache(maxsize=64)  # tracing a large model takes seconds, and each evaluation asks
+def _embedding_parts(
+    model: Model, modalities: tuple[str, ...], labels: tuple[tuple[str, np.dtype], ...]
+) -> tuple[dict[str, tuple[int, int]], int]:
     shape = (len(modalities), 1)
 
     def one(key):
         images = jnp.zeros((*shape, *model.spec.image_size, 3), jnp.uint8)
-        columns = {name: jnp.zeros(shape, dtype) for name, dtype in labels.items()}
+        columns = {name: jnp.zeros(shape, dtype) for name, dtype in labels}
         batch = Batch(None, jnp.zeros(1, jnp.int32), columns)
         return outputs(model, model.init(key), images, batch, modalities)
 

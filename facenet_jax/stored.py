@@ -131,15 +131,11 @@ def refuse_other_run(workdir: Place, config: ml_collections.ConfigDict) -> None:
     )
 
 
-def claim(
-    workdir: Place, config: ml_collections.ConfigDict, spec: DataSpec, resuming: bool = False
-) -> None:
-    """Write config.json and spec.json; when `resuming`, after `refuse_other_run`.
+def claim(workdir: Place, config: ml_collections.ConfigDict, spec: DataSpec) -> None:
+    """Write config.json and spec.json; see `refuse_other_run` for a run to be resumed.
 
     Before the first checkpoint any config may be written: a failed attempt can be corrected.
     """
-    if resuming:
-        refuse_other_run(workdir, config)
     write_json(workdir / "config.json", config.to_dict())
     write_json(workdir / "spec.json", as_json(spec))
 
@@ -162,7 +158,8 @@ def refuse_clashes(workdir: Place, config: ml_collections.ConfigDict, matters, a
 def results_folder(workdir: Place, config: ml_collections.ConfigDict) -> Place:
     """Where results of `config` on a trained workdir go: the workdir, or a folder for other data.
 
-    Raises UserError where the model is not the stored one.
+    Raises UserError where the model is not the stored one, and where that folder has the results of
+    further data.
     """
     refuse_clashes(
         workdir,
@@ -174,7 +171,12 @@ def results_folder(workdir: Place, config: ml_collections.ConfigDict) -> Place:
     if all(before[name] == now.get(name) for name in before if name.startswith(OF_DATA)):
         return workdir
     words = f"{config.data.name} {config.data.root.rstrip('/').rpartition('/')[2]}".strip()
-    return workdir / "other_data" / re.sub(r"[^\w.]+", "-", words)
+    folder = workdir / "other_data" / re.sub(r"[^\w.]+", "-", words)
+    if (folder / "config.json").exists():  # two roots may end in the same name
+        refuse_clashes(
+            folder, config, lambda name: name.startswith(OF_DATA), "Move this folder away"
+        )
+    return folder
 
 
 def as_json(spec: DataSpec) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from facenet_jax import retrieval
 from facenet_jax.bench import synthetic, timing
 from facenet_jax.embed import embed, test_set
 from facenet_jax.inputs.stream import Batches, open_reader
-from facenet_jax.run import Run, on_devices, untrained_state
+from facenet_jax.run import Run, on_devices, training_images, untrained_state
 from facenet_jax.runtime import cli, script
 from facenet_jax.runtime.writers import write_json
 from facenet_jax.step import make_extract
@@ -55,7 +55,7 @@ def measure_train(config: ml_collections.ConfigDict, options: Options) -> dict[s
     """Samples per second in training, with FLOPs, MFU, memory and the times to start."""
     count = config.train.steps_per_dispatch
     run = synthetic.run(config, (options.chunks + 5) * count, train=True, test=False)
-    data, _ = on_devices(run, run.dataset.split("train"))
+    data = training_images(run)
     training = timing.Training(run, data)
     with training.reader() as read:
         training.steps(1, read).block_until_ready()
@@ -165,7 +165,7 @@ def measure_input(config: ml_collections.ConfigDict, options: Options) -> dict[s
 
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         run = streaming(resident, pathlib.Path(folder))
-        data, _ = on_devices(run, run.dataset.split("train"))
+        data = training_images(run)
         source, steps = Batches(data.images, plan), iter(range(len(plan)))
         rate["host"] = timed(lambda: [source[next(steps)] for _ in range(count)])
         with open_reader(data, plan, count, run.mesh, workers=workers) as read:
@@ -174,8 +174,8 @@ def measure_input(config: ml_collections.ConfigDict, options: Options) -> dict[s
         with training.reader() as read:
             rate["training_streamed"] = timed(lambda: training.steps(count, read))
             timing.trace(lambda: training.steps(count, read), options.profile)
-    split = resident.dataset.split("train")
-    resident_training = timing.Training(resident, on_devices(resident, split)[0])
+    train = resident.dataset.split("train")
+    resident_training = timing.Training(resident, training_images(resident))
     with resident_training.reader() as read:
         rate["training_resident"] = timed(lambda: resident_training.steps(count, read))
     return {
@@ -183,7 +183,7 @@ def measure_input(config: ml_collections.ConfigDict, options: Options) -> dict[s
         "batch": batch,
         "steps_per_chunk": count,
         "workers": workers,
-        "bytes_per_sample": sum(images[0].nbytes for images in split.images.values()),
+        "bytes_per_sample": sum(images[0].nbytes for images in train.images.values()),
         **{f"{name}_rate": values["rate"] for name, values in rate.items()},
         **{f"{name}_rate_quartiles": values["rate_quartiles"] for name, values in rate.items()},
         "devices_to_training": rate["devices"]["rate"] / rate["training_resident"]["rate"],

@@ -25,7 +25,7 @@ from facenet_jax import models
 from facenet_jax.bench import synthetic, timing
 from facenet_jax.models import vit
 from facenet_jax.models.layers import plain_block
-from facenet_jax.run import lower_step, on_devices
+from facenet_jax.run import lower_step, training_images
 from facenet_jax.runtime import script
 from facenet_jax.step import make_chunk
 
@@ -106,7 +106,7 @@ def compiled(options: argparse.Namespace, changes: dict[str, Any], steps: int) -
     config = config_of(options, changes)
     config.train.steps_per_dispatch = steps
     run = synthetic.run(config, 1000 * steps, train=True, test=False)
-    return timing.Training(run, on_devices(run, run.dataset.split("train"))[0])
+    return timing.Training(run, training_images(run))
 
 
 def compare(title: str, candidates: dict[str, Candidate], rounds: int) -> None:

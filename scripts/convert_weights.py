@@ -105,7 +105,7 @@ def import_file(
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise UserError(f"{dest} already exists; choose a new folder for the imported weights.")
     with workdir.locked(dest):
-        stored.claim(dest, config, spec, resuming=False)
+        stored.claim(dest, config, spec)
         checkpoints = open_checkpoints(dest)
         checkpoints.save(STEP, state_of(variables, config))
         checkpoints.close()

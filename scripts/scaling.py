@@ -47,7 +47,7 @@ def lowered(config: ml_collections.ConfigDict, batch: int, mesh: Mesh) -> jax.st
 def resident(run: runs.Run) -> DeviceSplit:
     """The training split with its labels on the devices, and shapes in place of its images."""
     split = run.dataset.split("train")
-    data, _ = runs.on_devices(dataclasses.replace(run, streams=True), split)
+    data = runs.training_images(dataclasses.replace(run, streams=True))
     everywhere = NamedSharding(run.mesh, P())
     images = (
         jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=everywhere)

@@ -10,7 +10,8 @@ and may have
     LOSSES    {label: {"term": ..., "weight": ..., parameters}}    the losses of its recipe
     TERMS     {name: function}                                     loss terms of its own
     problems(config) -> list of clauses                            what does not fit together
-    NO_WEIGHTS   the error where a recipe needs weights and config.model.pretrained is ''
+    NO_WEIGHTS   the error where a recipe needs weights and config.model.pretrained is '' (of the
+                 backbone, for models that have one)
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ import ml_collections
 
 from data_tfds import door
 from data_tfds.errors import UserError
-from facenet_jax.models import contract
+from facenet_jax.models import backbones, contract
 from facenet_jax.models.base import Group, Model, Variables, init_batch
 from facenet_jax.options import Options
 from facenet_jax.types import DataSpec
@@ -78,7 +79,8 @@ def build(config: ml_collections.ConfigDict, spec: DataSpec) -> Model:
 def check_start(config: ml_collections.ConfigDict) -> None:
     """Raises UserError where a run of this config cannot begin, such as without chosen weights."""
     if "pretrained" in config.model and not config.model.pretrained:
-        module = find(config.model.name)
+        own = config.model.backbone if "backbone" in config.model else None
+        module = backbones.find(own) if own else find(config.model.name)
         default = "config.model.pretrained is not set; give a file, or 'none' for random weights"
         sentence = getattr(module, "NO_WEIGHTS", default)
         raise UserError(f"{sentence}.", exit_code=2)

@@ -17,7 +17,7 @@ import ml_collections
 from data_tfds.errors import UserError
 from data_tfds.samples import NEAR_INFRARED, THERMAL, VISIBLE
 from facenet_jax.losses import divergence, identity
-from facenet_jax.models import three_stream, vit
+from facenet_jax.models import three_stream
 from facenet_jax.models.backbones import stack
 from facenet_jax.models.base import Model
 from facenet_jax.models.layers import BatchNorm, Dense, LayerNorm, attention, xavier
@@ -61,8 +61,6 @@ LOSSES: Mapping[str, Mapping[str, Any]] = {
     "hc": {"term": "hc", "weight": 0.0},
     "cdc": {"term": "cdc", "weight": 0.0},
 }
-
-NO_WEIGHTS = vit.NO_WEIGHTS
 
 MODALITIES = (VISIBLE, NEAR_INFRARED, THERMAL)
 """R, N, T: the first two can be flared; their tokens are then mixed with those of the third."""

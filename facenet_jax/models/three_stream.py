@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from facenet_jax.models import backbones, vit
+from facenet_jax.models import backbones
 from facenet_jax.models.backbones import Backbone, branches, stack
 from facenet_jax.models.base import Model, Variables, init_batch
 from facenet_jax.models.layers import BatchNorm, Dense
@@ -35,8 +35,6 @@ OWN_OPTIONS: Options = {
 
 LOSSES: Mapping[str, Mapping[str, Any]] = {"id": {"term": "id"}, "triplet": {"term": "triplet"}}
 """The losses of the recipe: {label: term, weight (1 unless given) and parameters}."""
-
-NO_WEIGHTS = vit.NO_WEIGHTS
 
 KEPT = ("neck/", "classifier/")
 """What no pretrained backbone can fill."""

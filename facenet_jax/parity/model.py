@@ -25,7 +25,7 @@ from facenet_jax.inputs.sampler import Plan
 from facenet_jax.losses import identity
 from facenet_jax.models.layers import plain_block, plain_layer_norm
 from facenet_jax.parity.rows import ARRAYS, Golden, Row, absent, compared, verdict
-from facenet_jax.run import Run, assemble, compile_step, on_devices
+from facenet_jax.run import Run, assemble, compile_step, training_images
 from facenet_jax.runtime.mesh import replicate
 from facenet_jax.types import Batch, DataSpec, Outputs
 from facenet_jax.weights import facenet_release as interop
@@ -226,7 +226,7 @@ def step_rows(twin: Twin, golden: Golden) -> Iterator[Row]:
     run = repeated(twin, len(z["sgd_losses"]))
     steps = len(run.plan.epoch)
     yield compared("sgd_lrs", run.rates[:, 0], z["sgd_lrs"], ARRAYS)
-    data, _ = on_devices(run, run.dataset.split("train"))
+    data = training_images(run)
     # A run numbers the identities that there are; the classifier knows those of the release.
     data = dataclasses.replace(data, identity=replicate((twin.identity,) * len(SHORT), run.mesh))
     params, statistics = twin.variables["params"], twin.variables["batch_stats"]

@@ -5,6 +5,7 @@ import threading
 from types import TracebackType
 
 import jax
+from absl import logging
 from jax.experimental import multihost_utils
 
 NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
@@ -41,6 +42,8 @@ class Preemption:
         if self.received == signal.SIGINT == number:
             raise KeyboardInterrupt
         self.received = number
+        again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
+        logging.info("%s: stopping after the steps that are running%s.", NAMES[number], again)
 
     @property
     def name(self) -> str:

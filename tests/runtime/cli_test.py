@@ -122,7 +122,7 @@ def overridden(monkeypatch, folder, *options):
 def test_single_options_change_the_config_of_a_workdir(monkeypatch, tmp_path):
     """Numbers, tables where numbers were, and tables as JSON stores them."""
     c = tiny.config(losses__triplet__weight=((0.0, 0.0), (1.0, 2.0)))
-    stored.claim(tmp_path, c, tiny.SPEC, resuming=False)
+    stored.claim(tmp_path, c, tiny.SPEC)
     config = overridden(
         monkeypatch,
         tmp_path,

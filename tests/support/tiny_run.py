@@ -147,7 +147,7 @@ class Trainer:
         self.config = c
         self.run_ = runs.assemble(c, data or dataset(), mesh=make_mesh(devices))
         self.mesh, self.model, self.optimizer = self.run_.mesh, self.run_.model, self.run_.optimizer
-        self.data, _ = runs.on_devices(self.run_, self.run_.dataset.split("train"))
+        self.data = runs.training_images(self.run_)
         self.schedule = self.run_.schedule
         self.program = runs.compile_step(self.run_, self.data)
 

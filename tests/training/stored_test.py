@@ -22,7 +22,9 @@ ADDED = {"augment.erase_fill", "sampler", "model.backbone"}
 
 
 def claim(folder, config, resuming=False):
-    stored.claim(folder, config, tiny.SPEC, resuming)
+    if resuming:
+        stored.refuse_other_run(folder, config)
+    stored.claim(folder, config, tiny.SPEC)
 
 
 @pytest.fixture
@@ -170,12 +172,13 @@ def test_the_data_of_a_run_of_version_0_1_0_are_known_from_its_config(old):
 
 def test_an_old_run_may_go_on_and_is_then_a_run_of_today(old):
     config = stored.read_config(old)
-    stored.claim(old, config, stored.read_spec(old), resuming=True)
+    stored.refuse_other_run(old, config)
+    stored.claim(old, config, stored.read_spec(old))
     assert (old / "spec.json").exists()
     assert flat(stored.read_config(old).to_dict()) == flat(config.to_dict())
     config.seed = 1
     with pytest.raises(UserError, match=r"config.seed was 0 and is 1"):
-        stored.claim(old, config, stored.read_spec(old), resuming=True)
+        stored.refuse_other_run(old, config)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +240,12 @@ def test_results_on_other_data_have_a_folder_of_their_own(tmp_path):
     other = changed(data__name="folder/camera", data__root="gs://bucket/mine.csv")
     assert other == "other_data/folder-camera-mine.csv"
     assert changed(data__flare_threshold=0.1).startswith("other_data/")
+    (tmp_path / other).mkdir(parents=True)
+    mine = tiny.config(data__name="folder/camera", data__root="gs://bucket/mine.csv")
+    claim(tmp_path / other, mine)
+    assert changed(data__name="folder/camera", data__root="gs://bucket/mine.csv") == other
+    with pytest.raises(UserError, match=r"data.root was .*bucket.* and is .*elsewhere.*Move this"):
+        changed(data__name="folder/camera", data__root="/elsewhere/mine.csv")
     with pytest.raises(UserError, match=r"config.model.width was 16 and is 32. Choose the --work"):
         changed(model__width=32)
     with pytest.raises(UserError, match=r"config.data.image_size was"):
