@@ -145,6 +145,7 @@ def make_chunk(
     step = functools.partial(
         train_step, model=model, optimizer=optimizer, groups=groups, config=config, mesh=mesh
     )
+    step = jax.jit(step, inline=True)  # traced once, for its shapes and in the loop
 
     def chunk(state, data, schedule, count):
         shapes = jax.eval_shape(step, state, data, schedule)[1]
