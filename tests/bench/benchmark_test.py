@@ -74,6 +74,7 @@ def test_an_evaluation_is_its_embeddings_and_its_ranking():
     )  # medians of the parts are not the parts of the median
 
 
+@pytest.mark.slow
 def test_input_is_measured_alone_and_under_training(tmp_path):
     # As many steps in all as above, so that the resident program is compiled already.
     options = benchmark.Options("input", 4, time.time(), folder=str(tmp_path))

@@ -36,6 +36,7 @@ def test_parameters_are_those_of_the_network():
     assert without == trunk + last
 
 
+@pytest.mark.slow
 def test_every_config_has_a_row(capsys, tmp_path):
     # The suite refuses the promotion to float32 within attention.
     with jax.numpy_dtype_promotion("standard"):

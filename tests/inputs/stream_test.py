@@ -143,6 +143,7 @@ def test_modalities_may_have_different_numbers_of_images():
     np.testing.assert_array_equal(batches[1][..., 0, 0, 0], [[0, 1], [0, 0]])
 
 
+@pytest.mark.slow
 def test_a_run_that_streams_by_itself_ends_as_a_resident_one(tmp_path):
     """Stopped while resident, then streamed by two processes for want of room, to the end."""
     c = tiny.config("three_stream", train__steps=12, data__prepared=str(tmp_path))

@@ -79,7 +79,7 @@ def first_outputs(t):
     return jax.jit(outputs)(t.start(), t.data, t.schedule.rows[0])
 
 
-@pytest.mark.parametrize("model", ["three_stream", "facenet"])
+@pytest.mark.parametrize("model", [pytest.param("three_stream", marks=pytest.mark.slow), "facenet"])
 def test_losses_are_those_of_the_images_that_are_there(model):
     """Against each loss on the present rows alone."""
     t = trainer(model)
