@@ -23,7 +23,7 @@ from facenet_jax.types import Batch, DataSpec, Outputs
 from facenet_jax.weights import merge
 
 OWN_OPTIONS: Options = {
-    "backbone": Option("vit", "vit, or the import path of your own", some_text()),
+    "backbone": Option("vit", "vit, resnet, or the import path of your own", some_text()),
     "shared_trunk": Option(False, "one trunk for all modalities", switch()),
     "classifier_std": Option(0.001, "of the random start of the classifiers", above(0)),
     "neck_feature": Option(
@@ -78,6 +78,7 @@ class ThreeStream(nn.Module):
             Dense,
             self.identities,
             use_bias=False,
+            dtype=necks.dtype,
             kernel_init=nn.initializers.normal(self.classifier_std),
         )
         logits = stack(classifier, in_axes=(0,))(name="classifier")(necks)  # [M, B, C]
@@ -113,6 +114,7 @@ def streams(
     spec: DataSpec,
     network: Callable[..., ThreeStream],
     *,
+    backbone: Backbone | None = None,
     per_modality: Sequence[str] = (),
     fill: Mapping[str, str] | None = None,
     kept: Sequence[str] = (),
@@ -123,19 +125,13 @@ def streams(
         config: the section `model`.
         spec: the training data.
         network: makes the network from the fields of `ThreeStream`.
+        backbone: instead of the one that `config` names.
         per_modality: further parts of the parameters with a leading axis of modalities.
         fill: {part: "tokens" | "head"}, further parts that start from pretrained weights.
         kept: prefixes of further parameters that no pretrained weights can fill.
     """
-    backbone = backbones.find(config.backbone).backbone(config, tuple(spec.image_size))
-    net = network(
-        identities=spec.identities,
-        modalities=tuple(spec.modalities),
-        backbone=backbone,
-        shared_trunk=config.shared_trunk,
-        classifier_std=config.classifier_std,
-        neck_feature=config.neck_feature,
-    )
+    net = assembled(config, spec, network, backbone)
+    backbone = net.backbone
     stacked = {"neck", "classifier", *per_modality}
     if backbone.stacked:
         stacked |= {"last"} if config.shared_trunk else {"last", "trunk"}
@@ -189,6 +185,25 @@ def streams(
         pixel_std=backbone.pixel_std,
         load=load if backbone.read else None,
         refuses=backbone.refuses,
+    )
+
+
+def assembled(
+    config: ml_collections.ConfigDict,
+    spec: DataSpec,
+    network: Callable[..., ThreeStream],
+    backbone: Backbone | None = None,
+) -> ThreeStream:
+    """The network of `streams`, as a Flax module."""
+    if backbone is None:
+        backbone = backbones.find(config.backbone).backbone(config, tuple(spec.image_size))
+    return network(
+        identities=spec.identities,
+        modalities=tuple(spec.modalities),
+        backbone=backbone,
+        shared_trunk=config.shared_trunk,
+        classifier_std=config.classifier_std,
+        neck_feature=config.neck_feature,
     )
 
 
