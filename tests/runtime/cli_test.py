@@ -228,3 +228,4 @@ def test_main_says_one_sentence_and_its_exit_code(tmp_path, code, sentence, opti
     (line,) = done.stderr.splitlines()
     assert line.startswith("main.py: ")
     assert sentence in line
+    assert not (tmp_path / "run").exists()  # a refused start leaves nothing behind
