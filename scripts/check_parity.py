@@ -18,7 +18,7 @@ import ml_collections
 
 from configs import msvr310_official, rgbnt100_official, wmveid863_official
 from data_tfds.errors import UserError
-from facenet_jax.parity import ccnet
+from facenet_jax.parity import ccnet, transreid
 from facenet_jax.parity.model import model_rows
 from facenet_jax.parity.parts import part_rows
 from facenet_jax.parity.rows import Golden, Row
@@ -69,6 +69,7 @@ def facenet_rows(golden: Golden) -> Iterator[Row]:
 SYSTEMS: Mapping[str, Callable[[Golden], Iterable[Row]]] = {
     "facenet": facenet_rows,
     "ccnet": ccnet.rows,
+    "transreid": transreid.rows,
 }
 """What compares a golden directory, by the system that its meta.json names."""
 
