@@ -37,7 +37,6 @@ COMMAND = [
     *(sys.executable, str(tiny.ROOT / "main.py")),
     f"--compile_cache={tiny.ROOT / '.cache' / 'jax-tests'}",
 ]
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def start(*options: str) -> subprocess.Popen:
