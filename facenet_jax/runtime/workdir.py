@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,11 +24,13 @@ def locked(workdir: Place) -> Iterator[None]:
 
     The system releases the lock when the process ends. A bucket has no locks: only whether it can
     be written is checked, and the user must avoid two runs at once. Raises UserError where the
-    folder cannot be written or is in use.
+    folder cannot be written or is in use. A folder that was not there before and in which the block
+    wrote nothing is removed again.
     """
     if jax.process_index() > 0:
         yield
         return
+    made = not is_remote(workdir) and not workdir.exists()
     try:
         with as_os_error(workdir):
             if not is_remote(workdir):
@@ -55,7 +58,11 @@ def locked(workdir: Place) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            if made and os.listdir(workdir) == [".lock"]:
+                shutil.rmtree(workdir)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
