@@ -14,8 +14,8 @@ from data_tfds.source import Source
 class RenderedInfrared(Rendered):
     """The tree of `rendered` without its thermal images.
 
-    The junk rule leaves out the query's identity in the query's view, and with it the visible image
-    of the query's own instant.
+    The junk rule leaves out the query's identity in the query's scene: the visible image of the
+    query's own instant, since no two of a vehicle's samples are of one scene but by chance.
     """
 
     name = "rendered_infrared"
@@ -26,10 +26,10 @@ class RenderedInfrared(Rendered):
     BUILDER_CONFIGS: ClassVar = [
         Config(
             name="infrared_to_visible",
-            description="A near-infrared image finds visible ones of other views.",
+            description="A near-infrared image finds visible ones of other instants.",
             protocol=Protocol(
                 "rendered_infrared/infrared_to_visible",
-                junk="camera",
+                junk="scene",
                 query=Side("query", (NEAR_INFRARED,)),
                 gallery=Side("gallery", (VISIBLE,)),
             ),

@@ -184,14 +184,14 @@ class MUN(TwoStem):
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """(features, logits) by name of features [M, B, D] before and behind the neck."""
         features, logits = {}, {}
-        both = {m: self.classifier_module(f"classifier_{m}") for m in self.known}
+        both = {m: self.classifier_module(f"classifier_{m}", necks.dtype) for m in self.known}
         for name, before, after in zip(names, pooled, necks, strict=True):
             if name != AUXILIARY:
                 features[f"image_{name}"], logits[f"image_{name}"] = before, both[name](after)
                 continue
             features[AUXILIARY] = before
             if self.auxiliary_classifiers == "own":
-                own = self.classifier_module(f"classifier_{AUXILIARY}")
+                own = self.classifier_module(f"classifier_{AUXILIARY}", necks.dtype)
                 logits[f"{AUXILIARY}_own"] = own(after)
             else:
                 logits |= {f"{AUXILIARY}_{m}": classify(after) for m, classify in both.items()}

@@ -156,12 +156,11 @@ class TwoStem(nn.Module):
         """(features behind a neck [N, D], their logits [N, C]) of features [N, D], N = B * M."""
         there = None if present is None else present.T.reshape(-1)
         necks = BatchNorm(name=f"neck{ending}")(features, train, there)
-        return necks, self.classifier_module(f"classifier{ending}")(necks)
+        return necks, self.classifier_module(f"classifier{ending}", necks.dtype)(necks)
 
-    def classifier_module(self, name: str) -> Dense:
+    def classifier_module(self, name: str, dtype: jnp.dtype) -> Dense:
         """From features [..., D] behind a neck to logits [..., C], without a bias."""
         start = nn.initializers.normal(self.classifier_std)
-        dtype = jnp.promote_types(jnp.float32, self.stages.keywords["dtype"])
         return Dense(self.identities, use_bias=False, dtype=dtype, kernel_init=start, name=name)
 
     def outputs(

@@ -15,8 +15,6 @@ from facenet_jax.models import ffdml
 from tests.support import tiny_pairs as pairs
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KEY = jax.random.key(0)
 MAPS = [tiny.noise(2, 8 // 2**i, 4 // 2**i, 6 + i, seed=i) for i in range(3)]
 

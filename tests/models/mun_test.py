@@ -17,8 +17,6 @@ from tests.models.ffdml_test import norm
 from tests.support import tiny_pairs as pairs
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KEY = jax.random.key(0)
 FLOAT32 = jnp.dtype("float32")
 

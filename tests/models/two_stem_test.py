@@ -18,8 +18,6 @@ from tests.models.resnet_test import torch_file
 from tests.support import tiny_pairs as pairs
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KEY = jax.random.key(0)
 
 
@@ -74,7 +72,7 @@ def test_stems_are_of_one_modality_and_all_are_matched_in_one_space():
         out, _ = apply(variables, one, train=False, modalities=(modality,))
         assert list(out.features) == [modality]
         np.testing.assert_allclose(
-            out.features[modality], both.features[modality], rtol=1e-5, atol=1e-6
+            out.features[modality], both.features[modality], rtol=1e-4, atol=1e-6
         )
         stats = jax.tree.map(np.asarray, variables["batch_stats"]["neck"])
         neck = (np.asarray(out.features[modality]) - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
