@@ -3,7 +3,7 @@
 The baseline of FFDML and MUN. Published (Ye et al. 2021): all search R-1 47.50, mAP 47.65, mINP
 35.30; indoor (--config.data.name=sysu_mm01/indoor_single) R-1 54.17, mAP 62.97, mINP 59.23. Its
 authors' later code (CAJ) adds --config.augment.channels=adapt_grey to the same network.
-24 million parameters.
+24.4 million parameters.
 """
 
 from configs import common

@@ -64,7 +64,7 @@ def test_the_rates_of_mun_rise_by_step():
     ("name", "parameters", "width"),
     [
         # ResNet-50 less its classifier, a second stem, neck and classifier, non-local blocks.
-        ("two_stem", 23_508_032 + 9_536 + 2048 + 395 * 2048 + 21_518, 2048),
+        ("two_stem", 23_508_032 + 9_536 + 2048 + 395 * 2048 + 28_687, 2048),
         ("ffdml", None, 2048 + 768),
         ("mun", None, 2048),
     ],
@@ -92,13 +92,13 @@ def demo_set(tmp_path_factory):
     return c.data, data.load(c.data)
 
 
-def test_near_infrared_queries_find_visible_images_of_other_views(demo_set):
+def test_near_infrared_queries_find_visible_images_of_other_instants(demo_set):
     _, found = demo_set
     assert found.modalities == ("visible", "near_infrared")
     protocol = found.protocol
     query, gallery = (embed.side(found, side) for side in (protocol.query, protocol.gallery))
     assert (query.modalities, gallery.modalities) == (("near_infrared",), ("visible",))
-    assert protocol.junk == "camera"
+    assert protocol.junk == "scene"
     assert len(query) == 4
     assert set(query.labels["camera"]) == {1}
 
