@@ -19,7 +19,7 @@ from facenet_jax.train import train
 
 HOME = pathlib.Path(__file__).resolve().parent
 FLAGS = flags.FLAGS
-flags.DEFINE_string("workdir", None, "folder of the run; runs/<name of the config> by default")
+flags.DEFINE_string("workdir", None, "folder of the run; by default runs/demo for configs/demo.py")
 flags.DEFINE_enum("mode", "train", ["train", "evaluate", "embed"], "what to do")
 flags.DEFINE_string(
     "compile_cache", str(HOME / ".cache" / "jax"), "folder of compiled programs, empty for none"

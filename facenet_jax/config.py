@@ -148,9 +148,14 @@ OPTIM: Options = {
     "milestones": Option((), "epochs, multistep", rising(at_least(0))),
     "gamma": Option(0.1, "multistep", between(0, 1)),
     "warmup": Option(5.0, "epochs", at_least(0)),
+    "warmup_start": Option(
+        0.01, "multistep: the rate at the start of the warm-up, of the full one", between(0, 1)
+    ),
+    "warmup_each": Option("epoch", "multistep: when it rises", one_of("epoch", "step")),
     "weight_decay": Option(1e-4, "times the parameter", at_least(0)),
     "bias_lr_factor": Option(2.0, "learning rate of biases relative to the others", at_least(0)),
     "momentum": Option(0.9, "sgd", between(0, 1)),
+    "nesterov": Option(False, "sgd: Nesterov's momentum", switch()),
     "betas": Option((0.9, 0.999), "adam, adamw", numbers(2, between(0, 1))),
     "clip": Option(0.0, "largest global norm of the gradient; 0: no limit", at_least(0)),
 }

@@ -51,10 +51,11 @@ def baselines(run: Run, of: EvalSet) -> dict[str, dict[str, Any]]:
     features = {
         "raw_pixels": [sanity_baselines.raw_pixel_features(pixels(x.split)) for x in halves]
     }
-    if all("visible" in half.split.images for half in halves):
+    seen = [("visible",) if "visible" in x.split.images else x.split.modalities for x in halves]
+    if all(len(names) == 1 for names in seen):  # an infrared side has histograms of its own
         features["colour_histogram"] = [
-            sanity_baselines.colour_histogram_features(pixels(x.split, "visible")[0])
-            for x in halves
+            sanity_baselines.colour_histogram_features(pixels(x.split, *names)[0])
+            for x, names in zip(halves, seen, strict=True)
         ]
     for name, sides in features.items():
         embedded = [as_embeddings(x, {}, half.split) for x, half in zip(sides, halves, strict=True)]

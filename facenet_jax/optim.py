@@ -28,16 +28,33 @@ def recipe_rate(
 
 
 def multistep_rate(
-    epoch: np.ndarray, *, value: float, milestones: Sequence[float], gamma: float, warmup: float
+    epoch: np.ndarray,
+    *,
+    value: float,
+    milestones: Sequence[float],
+    gamma: float,
+    warmup: float,
+    start: float = 0.01,
+    by_step: bool = False,
 ) -> np.ndarray:
-    """The learning rate of each epoch e = 1..E: `value` times `gamma` for each milestone <= e.
+    """The learning rate of each step: `value` times `gamma` for each milestone <= its epoch.
 
-    For e < W the rate is multiplied with 0.01 (1 - e / W) + e / W as well (Luo et al. 2019).
+    `epoch` e = 1..E of each step. For e < W the rate is multiplied with s (1 - e / W) + e / W as
+    well, where s is `start` (Luo et al. 2019 have 0.01, AGW 0); `by_step` takes for e the time in
+    epochs at the beginning of the step.
     """
     e = np.asarray(epoch, np.float64)
     passed = np.searchsorted(np.sort(np.asarray(milestones, np.float64)), e, side="right")
-    share = np.minimum(e / max(warmup, 1e-9), 1.0)
-    return value * gamma**passed * np.where(e < warmup, 0.01 * (1 - share) + share, 1.0)
+    at = since_start(epoch) if by_step else e
+    share = np.minimum(at / max(warmup, 1e-9), 1.0)
+    return value * gamma**passed * np.where(at < warmup, start * (1 - share) + share, 1.0)
+
+
+def since_start(epoch: np.ndarray) -> np.ndarray:
+    """The time in epochs at which each step begins, from its epoch 1..E, which only rises."""
+    _, first, count = np.unique(epoch, return_index=True, return_counts=True)
+    within = np.arange(len(epoch)) - np.repeat(first, count)
+    return np.asarray(epoch, np.float64) - 1 + within / np.repeat(count, count)
 
 
 def cosine_rate(steps: int, *, value: float, warmup: int) -> np.ndarray:
@@ -79,6 +96,8 @@ def rate_table(
                 milestones=config.milestones,
                 gamma=config.gamma,
                 warmup=config.warmup,
+                start=config.warmup_start,
+                by_step=config.warmup_each == "step",
             )
         else:
             warmup = round(config.warmup * len(epoch) / epoch[-1])
@@ -115,13 +134,16 @@ def check_groups(groups: Groups, params: Mapping) -> None:
 def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
     """Gradients to descent directions, before the learning rate.
 
-    "sgd" is torch's: momentum on g + decay * p for every parameter, no dampening, no Nesterov.
+    "sgd" is torch's: momentum on g + decay * p for every parameter, no dampening.
     "adam" is torch's: g + decay * p for every parameter enters the moments.
     "adamw" decays matrices alone, decoupled from the gradient (Loshchilov and Hutter 2019).
     """
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     if config.name == "sgd":
-        parts += [optax.add_decayed_weights(config.weight_decay), optax.trace(config.momentum)]
+        parts += [
+            optax.add_decayed_weights(config.weight_decay),
+            optax.trace(config.momentum, config.nesterov),
+        ]
     elif config.name == "adam":
         parts += [
             optax.add_decayed_weights(config.weight_decay),

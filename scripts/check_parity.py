@@ -17,8 +17,9 @@ import jax
 import ml_collections
 
 from configs import msvr310_official, rgbnt100_official, wmveid863_official
+from configs.agw import sysu_mm01
 from data_tfds.errors import UserError
-from facenet_jax.parity import ccnet, transreid
+from facenet_jax.parity import agw, ccnet, transreid, visible_infrared
 from facenet_jax.parity.model import model_rows
 from facenet_jax.parity.parts import part_rows
 from facenet_jax.parity.rows import Golden, Row
@@ -66,9 +67,18 @@ def facenet_rows(golden: Golden) -> Iterator[Row]:
     yield from part_rows(golden, recipes())
 
 
+def agw_rows(golden: Golden) -> Iterator[Row]:
+    """Rows of AGW: its scores, galleries, rates, losses and networks."""
+    return visible_infrared.agw_rows(golden, sysu_mm01.get_config().optim)
+
+
 SYSTEMS: Mapping[str, Callable[[Golden], Iterable[Row]]] = {
     "facenet": facenet_rows,
     "ccnet": ccnet.rows,
+    "agw": agw_rows,
+    "agw/net": agw.rows,
+    "agw/net_nonlocal": agw.rows,
+    "mmd": visible_infrared.mmd_rows,
     "transreid": transreid.rows,
 }
 """What compares a golden directory, by the system that its meta.json names."""

@@ -26,6 +26,7 @@ from facenet_jax import models
 from facenet_jax.bench import flops, synthetic
 from facenet_jax.bench.timing import countable, model_flops
 from facenet_jax.runtime import script
+from facenet_jax.runtime.cli import run_name
 from facenet_jax.runtime.writers import write_json
 
 CONFIGS = [
@@ -38,6 +39,9 @@ CONFIGS = [
         "msvr310",
         "demo",
         "demo_baseline",
+        "agw/sysu_mm01",
+        "ffdml/sysu_mm01",
+        "mun/sysu_mm01",
     )
 ]
 
@@ -161,7 +165,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     lines.append("|---" * (len(shown) + 1) + "|")
     for file, row in rows.items():
         cells = [f"{row[name] / COLUMNS[name][1]:.4g}" for name in shown]
-        lines.append(" | ".join([f"| {pathlib.Path(file).stem}", *cells]) + " |")
+        lines.append(" | ".join([f"| {run_name(file)}", *cells]) + " |")
     notes = {
         f"{row['dtype']}, batch {row['training_batch']} in training and {row['embedding_batch']} "
         f"in embedding, memory of the {row['memory_of']}, {', '.join(row['devices'])}"

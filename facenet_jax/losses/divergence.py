@@ -112,21 +112,33 @@ def identity_discrepancy(
     value, as in the release.
     """
     rows = wide(jnp.concatenate([source, target]))
-    side = jnp.repeat(jnp.float32([1.0, -1.0]), len(labels), total_repeat_length=len(rows))
-    same = same_label(jnp.concatenate([labels, labels]))
+    side = jnp.repeat(jnp.array([1, -1], rows.dtype), len(labels), total_repeat_length=len(rows))
+    same = same_label(jnp.concatenate([labels, labels]), rows.dtype)
+    _, kernel = kernels_of(rows, same, kernels, multiplier)
     count = jnp.sum(same, axis=1)  # 2 N of each row's identity
-    apart = jnp.sum(jnp.square(rows[:, None] - rows[None, :]), axis=-1)
-
-    def over_identity(pairs: jax.Array) -> jax.Array:
-        """The sum over all pairs of rows of an identity, for each row."""
-        return jnp.matmul(same, jnp.sum(same * pairs, axis=1), precision="highest")
-
-    width = jax.lax.stop_gradient(over_identity(apart) / (count * (count - 1.0)))
-    width = width / multiplier ** (kernels // 2)
-    kernel = sum(
-        jnp.exp(-apart / (width * multiplier**power + 1e-9)[:, None]) for power in range(kernels)
-    )
-    found = over_identity(side[:, None] * side[None, :] * kernel) / jnp.square(count / 2)
+    found = over_identity(same, side[:, None] * side[None, :] * kernel) / jnp.square(count / 2)
     if margin:
         found = jnp.where(found > margin, found, 0.0)
     return jnp.sum(found / count) / jnp.sum(1.0 / count)
+
+
+def kernels_of(
+    rows: jax.Array, same: jax.Array, kernels: int = 5, multiplier: float = 2.0
+) -> tuple[jax.Array, jax.Array]:
+    """(squared distances, kernel) of all pairs of rows [N, D], [N, N] each.
+
+    `same` [N, N] is 1 for rows of one identity; a row's kernel has the widths of its identity, see
+    `identity_discrepancy`.
+    """
+    count = jnp.sum(same, axis=1)
+    apart = jnp.sum(jnp.square(rows[:, None] - rows[None, :]), axis=-1)
+    width = jax.lax.stop_gradient(over_identity(same, apart) / (count * (count - 1.0)))
+    width = width / multiplier ** (kernels // 2)
+    return apart, sum(
+        jnp.exp(-apart / (width * multiplier**power + 1e-9)[:, None]) for power in range(kernels)
+    )
+
+
+def over_identity(same: jax.Array, pairs: jax.Array) -> jax.Array:
+    """The sum of `pairs` [N, N] over all pairs of rows of an identity, [N], for each row."""
+    return jnp.matmul(same, jnp.sum(same * pairs, axis=1), precision="highest")

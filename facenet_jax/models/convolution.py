@@ -11,6 +11,11 @@ torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """What PyTorch gives kernels by default, +-1 / sqrt(fan_in)."""
 
 
+def depthwise_init(key: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+    """`kaiming` for kernels [k, k, C] of one channel each, whose fan_in is k^2."""
+    return jax.random.normal(key, shape) * (2 / (shape[0] * shape[1])) ** 0.5
+
+
 def as_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """x [B, H, W, C] convolved with `kernel` [k, k, C, D], a border of k // 2 zeros around it."""
     border = kernel.shape[0] // 2
@@ -95,3 +100,78 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         function = as_product if self.kernel == 1 else convolution
         return function(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+
+
+def as_grouped(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [B, H, W, C], each channel convolved with its own kernel [k, k, C]; a border of k // 2."""
+    border = kernel.shape[0] // 2
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[:, :, None],
+        window_strides=(1, 1),
+        padding=((border, border), (border, border)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def shifted(x: jax.Array, side: int) -> list[list[jax.Array]]:
+    """Copies of x [B, H, W, C], zeros around it, moved to each place [row][column] of a window."""
+    border, (height, width) = side // 2, x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
+    return [[x[:, i : i + height, j : j + width] for j in range(side)] for i in range(side)]
+
+
+def as_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`as_grouped` as a sum of shifted copies of x."""
+    rows = zip(shifted(x, kernel.shape[0]), kernel, strict=True)
+    each = [pair for images, weights in rows for pair in zip(images, weights, strict=True)]
+    return sum(image * weight[None, None, None] for image, weight in each)
+
+
+@jax.custom_vjp
+def depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`as_grouped`, as the platform does it best; see `convolution`."""
+    return jax.lax.platform_dependent(x, kernel, cpu=as_shifts, default=as_grouped)
+
+
+def depthwise_forward(
+    x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """`depthwise`, and what its gradient needs."""
+    return depthwise(x, kernel), (x, kernel)
+
+
+def depthwise_backward(
+    saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of x and the kernel."""
+
+    def shifts(x, kernel, gradient):
+        moved = as_shifts(gradient, kernel[::-1, ::-1])
+        slopes = [
+            [jnp.sum(y * gradient, (0, 1, 2)) for y in row] for row in shifted(x, len(kernel))
+        ]
+        return moved, jnp.stack([jnp.stack(row) for row in slopes])
+
+    def grouped(x, kernel, gradient):
+        return jax.vjp(as_grouped, x, kernel)[1](gradient)
+
+    return jax.lax.platform_dependent(*saved, gradient, cpu=shifts, default=grouped)
+
+
+depthwise.defvjp(depthwise_forward, depthwise_backward)
+
+
+class Depthwise(nn.Module):
+    """A convolution of each channel by itself, without a bias, in `dtype`; the size is kept."""
+
+    kernel: int  # pixels, odd
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] to [B, H, W, C] in `dtype`."""
+        shape = (self.kernel, self.kernel, x.shape[-1])
+        kernel = self.param("kernel", depthwise_init, shape)
+        return depthwise(x.astype(self.dtype), kernel.astype(self.dtype))

@@ -68,12 +68,13 @@ class BatchNorm(nn.Module):
     """
 
     frozen_bias: bool = True
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, present: jax.Array | None = None) -> jax.Array:
         """[B, ..., D] to [B, ..., D] float32."""
         width, x = x.shape[-1:], wide(x)
-        scale = self.param("scale", nn.initializers.ones, width)
+        scale = self.param("scale", self.scale_init, width)
         mean = self.variable("batch_stats", "mean", jnp.zeros, width)
         var = self.variable("batch_stats", "var", jnp.ones, width)
         if self.frozen_bias:

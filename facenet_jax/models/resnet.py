@@ -100,20 +100,10 @@ def backbone(
     Args:
         config: the section.
         image_size: height, width in pixels.
-        inserted: {stage: a module (maps [B, H, W, C], train) -> maps, with its name}, which works
-            on what leaves that stage.
+        inserted: see `stages`.
     """
     width, depths = size(config).values()
-    stage = functools.partial(
-        Stages,
-        width=width,
-        depths=depths,
-        stem_relu=config.stem_relu,
-        stem_pool=config.stem_pool,
-        last_stride=config.last_stride,
-        inserted=tuple((inserted or {}).items()),
-        dtype=jnp.dtype(config.dtype),
-    )
+    stage = stages(config, inserted)
     cut = STAGES.index(config.split_after) + 1
     rows_columns = grid(image_size, config.stem_pool, config.split_after)
     return Backbone(
@@ -127,6 +117,27 @@ def backbone(
         pixel_mean=IMAGENET_MEAN,
         pixel_std=IMAGENET_STD,
         read=functools.partial(read, width=width, depths=depths, trunk=STAGES[:cut]),
+    )
+
+
+def stages(
+    config: ml_collections.ConfigDict, inserted: Mapping[str, functools.partial] | None = None
+) -> functools.partial:
+    """`Stages` of the section `model`, all but the names.
+
+    `inserted` is {place: a module (maps [B, H, W, C], train) -> maps, with its name}, which works
+    on what leaves that place, a stage such as "layer2" or a block such as "layer2_0".
+    """
+    width, depths = size(config).values()
+    return functools.partial(
+        Stages,
+        width=width,
+        depths=tuple(depths),
+        stem_relu=config.stem_relu,
+        stem_pool=config.stem_pool,
+        last_stride=config.last_stride,
+        inserted=tuple((inserted or {}).items()),
+        dtype=jnp.dtype(config.dtype),
     )
 
 
@@ -197,7 +208,7 @@ class Stages(nn.Module):
     stem_relu: bool
     stem_pool: str  # "3x3" | "2x2"
     last_stride: int
-    inserted: tuple[tuple[str, functools.partial], ...]  # (stage, module that follows it)
+    inserted: tuple[tuple[str, functools.partial], ...]  # (stage or block, module that follows it)
     dtype: jnp.dtype
 
     @nn.compact
@@ -213,9 +224,14 @@ class Stages(nn.Module):
                 layer = Bottleneck(
                     inside, stride if block == 0 else 1, self.dtype, name=f"{name}_{block}"
                 )
-                x = layer(x, train)
-            for stage, module in self.inserted:
-                x = module()(x, train) if stage == name else x
+                x = self.followed(f"{name}_{block}", layer(x, train), train)
+            x = self.followed(name, x, train)
+        return x
+
+    def followed(self, place: str, x: jax.Array, train: bool) -> jax.Array:
+        """Maps after the modules that are inserted behind this stage or block, if any."""
+        for name, module in self.inserted:
+            x = module()(x, train) if name == place else x
         return x
 
     def stem(self, x: jax.Array, train: bool) -> jax.Array:
@@ -225,6 +241,23 @@ class Stages(nn.Module):
         x = nn.relu(x) if self.stem_relu else x
         side, border = (3, 1) if self.stem_pool == "3x3" else (2, 0)
         return nn.max_pool(x, (side, side), (2, 2), ((border, border), (border, border)))
+
+
+class StageMaps(nn.Module):
+    """Consecutive stages, with the maps that leave each of them."""
+
+    stages: functools.partial  # `Stages` but for the names
+    names: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
+        """Images or maps [B, H, W, C] to {stage: maps [B, H', W', C'] float32}."""
+        found = {}
+        for name in self.names:
+            stage = self.stages(names=(name,))
+            nn.share_scope(self, stage)
+            x = found[name] = stage(x, train)
+        return found
 
 
 class MapTokens(nn.Module):

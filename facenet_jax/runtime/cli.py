@@ -76,6 +76,17 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
         )
 
 
+def run_name(file: str) -> str:
+    """The folder of a run of a config file, which may have an argument: "configs/mun/demo.py:x".
+
+    The path below a folder configs, or else the name of the file, and the argument: "mun-demo-x".
+    """
+    path, _, argument = file.partition(":")
+    parts = pathlib.Path(path).with_suffix("").parts
+    depth = parts[::-1].index("configs") if "configs" in parts[:-1] else 1
+    return "-".join([*parts[-depth:], *filter(None, [argument])])
+
+
 def config_and_workdir(
     config: Callable[[], ml_collections.ConfigDict | None], file: str | None, folder: str | None
 ) -> tuple[ml_collections.ConfigDict, Place]:
@@ -84,7 +95,7 @@ def config_and_workdir(
     Args:
         config: gives the config, with what the command line changes in it.
         file: the config file; None where the config is that of a workdir.
-        folder: the workdir; None: runs/<name of the config file>.
+        folder: the workdir; None: runs/<`run_name` of the config file>.
     """
     if file is None and folder is None:
         raise UserError(
@@ -92,9 +103,10 @@ def config_and_workdir(
             "run that was started before).",
             2,
         )
-    path = open_path(folder) if folder else pathlib.Path("runs") / pathlib.Path(file).stem
-    if file is not None and not pathlib.Path(file).is_file():
-        raise UserError(f"The config file {file} does not exist; the recipes are in configs/.", 2)
+    path = open_path(folder) if folder else pathlib.Path("runs") / run_name(file)
+    named = pathlib.Path(file.partition(":")[0]) if file is not None else None
+    if named is not None and not named.is_file():
+        raise UserError(f"The config file {named} does not exist; the recipes are in configs/.", 2)
     return config(), path
 
 

@@ -256,3 +256,16 @@ def test_main_says_one_sentence_and_its_exit_code(said, number):
     assert line.startswith("main.py: ")
     assert sentence in line
     assert not (tmp_path / "run").exists()  # a refused start leaves nothing behind
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("configs/demo.py", "demo"),
+        ("configs/mun/demo.py", "mun-demo"),
+        ("/a/configs/mun/demo.py:idc", "mun-demo-idc"),
+        ("my_research/mine.py:x", "mine-x"),
+    ],
+)
+def test_runs_of_different_configs_have_different_folders(file, name):
+    assert cli.run_name(file) == name
