@@ -62,6 +62,12 @@ DATA: Options = {
         "images belong together each is a sample of its own and lacks nothing",
         one_of("error", "skip", "keep"),
     ),
+    "changed": Option(
+        "error",
+        "files other than those that a workdir was trained and scored on are an error, or accepted "
+        "for one start",
+        one_of("error", "accept"),
+    ),
     "resident": Option(
         "auto",
         "images in device memory, or streamed from disk; auto: resident while those of training "
