@@ -28,7 +28,8 @@ from facenet_jax.run import (
 )
 from facenet_jax.runtime import data_record, memory
 from facenet_jax.runtime import workdir as workdirs
-from facenet_jax.runtime.checkpoint import Checkpoints, selected
+from facenet_jax.runtime.checkpoint import Checkpoints
+from facenet_jax.runtime.checkpoint_record import selected
 from facenet_jax.runtime.log import Log
 from facenet_jax.runtime.preemption import Preemption
 from facenet_jax.runtime.profile import Profile
