@@ -26,6 +26,8 @@ RESUMABLE = (
     "data.root",
     "data.prepared",
     "data.changed",
+    "data.max_pixels",
+    "data.max_file_bytes",
     "data.resident",
     "data.max_memory_fraction",
     "data.workers",

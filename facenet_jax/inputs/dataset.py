@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from data_tfds import decoded, digest, door, flare
 from data_tfds import prepare as preparing
 from data_tfds.errors import UserError
+from data_tfds.limits import Limits
 from data_tfds.samples import Protocol, Split
 from data_tfds.sets import open_door
 
@@ -106,7 +107,9 @@ def describe(dataset: Dataset) -> str:
 
 
 def _from_files(data: ConfigDict, training: bool) -> Dataset:
-    prepared = preparing.prepare(data.name, data.root, data.prepared, data.incomplete)
+    names = [name for name in ("pixels", "file_bytes") if f"max_{name}" in data]
+    limits = Limits(**{name: data[f"max_{name}"] for name in names})
+    prepared = preparing.prepare(data.name, data.root, data.prepared, data.incomplete, limits)
     stored = prepared.builder.info.splits
 
     def split(name: str, resize: str) -> Split:
