@@ -17,6 +17,9 @@ from data_tfds.paths import Place, as_os_error
 SELECT = "select"
 """In older checkpoints the key, beside the scores, of the name of the score that ranks them."""
 
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a damaged JSON file raises."""
+
 _DIGITS = 32  # hexadecimal digits of a digest
 _THREADS = 8
 
@@ -83,7 +86,7 @@ def read(path: Place) -> Record | None:
             raise ValueError("its content does not fit its digest")
         scored, best = (each and Scored(**each) for each in (values.pop("scored"), values["best"]))
         return Record(values["step"], scored, best, values["digests"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DAMAGED as error:
         raise UserError(
             f"{path} is damaged ({error or type(error).__name__}); restore it, or remove this one "
             "file: then this checkpoint is used without a check of its arrays."
@@ -104,7 +107,7 @@ def read_old(folder: Place, step: int, select: str) -> Scored | None:
         found = Scored(step, scores.pop(SELECT, select), scores)
         float(found.value)
         return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGED as error:
         raise UserError(
             f"{path}, the scores of the checkpoint of step {step}, is damaged "
             f"({error or type(error).__name__}); restore it, or remove this one file: then this "
