@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from data_tfds.errors import UserError
-from data_tfds.paths import Place
+from data_tfds.paths import Place, is_remote
 from data_tfds.samples import Split
 from facenet_jax import retrieval, stored
 from facenet_jax.embed import (
@@ -121,6 +121,15 @@ def export_only(config: ml_collections.ConfigDict, workdir: Place) -> None:
         folder / "embeddings",
     )
     checkpoints.close()
+
+
+def refuse_no_folder(workdir: Place) -> None:
+    """Raises UserError where there is no such folder, so that none is made of a mistyped name."""
+    if not is_remote(workdir) and not workdir.is_dir():
+        raise UserError(
+            f"There is no folder {workdir}, so it holds no checkpoint; train first, or correct "
+            "--workdir."
+        )
 
 
 def best_step(checkpoints: Checkpoints) -> int:

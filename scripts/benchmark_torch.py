@@ -234,6 +234,11 @@ def report(result: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Compare, print, write."""
+    if cli.wants_help(sys.argv):
+        usage = "benchmark_torch.py --config FILE [options] [--config.section.option=value ...]"
+        options = {"options": [VALUES[name] for name in VALUES]}
+        print(cli.help_text(usage, __doc__.splitlines()[0], options))
+        return
     cli.parse(VALUES, sys.argv)
     if not VALUES["config"].present:
         raise UserError("Give an experiment: --config configs/demo.py.", 2)

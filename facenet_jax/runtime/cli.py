@@ -2,10 +2,13 @@
 
 import contextlib
 import logging as python_logging
+import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import ml_collections
 from absl import flags, logging
@@ -13,9 +16,14 @@ from ml_collections import config_flags
 
 from data_tfds.errors import UserError
 from data_tfds.paths import DISK_FULL_ERRNOS, Place, open_path
+from facenet_jax.runtime.arguments import program
 
 OWN = ("facenet_jax", "data_tfds", "scripts")
 """Folders whose information lines are for the user; of other packages warnings alone are shown."""
+
+
+HELP_COLUMN = 28
+"""Where the right column of --help begins."""
 
 
 def guarded(main: Callable[[], None]) -> int:
@@ -23,13 +31,16 @@ def guarded(main: Callable[[], None]) -> int:
     try:
         main()
     except UserError as error:
-        print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
+        print(f"{program()}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except BrokenPipeError:  # as in: facenet train --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         if error.errno not in DISK_FULL_ERRNOS:
             raise
         print(
-            f"{pathlib.Path(sys.argv[0]).name}: The disk is full ({error}); free space and start "
+            f"{program()}: The disk is full ({error}); free space and start "
             "again, a run goes on from its last checkpoint.",
             file=sys.stderr,
         )
@@ -64,14 +75,64 @@ def define_stored(config: ml_collections.ConfigDict, values: flags.FlagValues) -
         config_flags.DEFINE_config_dict("config", config, flag_values=values)
 
 
+def wants_help(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for help."""
+    return not {"--help", "-help", "-h", "--helpfull"}.isdisjoint(arguments)
+
+
+def help_text(
+    usage: str,
+    about: str,
+    groups: Mapping[str, Iterable[flags.Flag]],
+    options: Iterable[tuple[str, Any, str]] = (),
+) -> str:
+    """The help of a command line whose options are flags.
+
+    Args:
+        usage: the command.
+        about: what it does, in one sentence.
+        groups: the flags below each heading.
+        options: (name, value, meaning) of the options of a config, those of a section together.
+    """
+    lines = [f"usage: {usage}", "", *textwrap.wrap(about, 100)]
+    for heading, members in groups.items():
+        lines += ["", f"{heading}:"]
+        for flag in members:
+            lines += one_option(f"--{flag.name}", flag.help, flag.default)
+    section = None
+    for name, value, meaning in options:
+        if name.rpartition(".")[0] != section:
+            section = name.rpartition(".")[0]
+            lines += ["", f"--config.{section}:" if section else "--config:"]
+        lines += one_option(f"--config.{name}", meaning, value)
+    return "\n".join(lines)
+
+
+def one_option(name: str, meaning: str, value: Any) -> list[str]:
+    """The lines of --help for an option and its default."""
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    known = "" if value is None or value == "" else f" (default: {shown})"
+    start = f"  {name}"
+    if len(start) > HELP_COLUMN - 2:
+        return [start, *wrapped(f"{meaning}{known}")]
+    first, *others = wrapped(f"{meaning}{known}")
+    return [f"{start:{HELP_COLUMN}}{first.strip()}", *others]
+
+
+def wrapped(text: str) -> list[str]:
+    """A text as lines in the right column of --help."""
+    indent = HELP_COLUMN * " "
+    lines = textwrap.wrap(text, 100, initial_indent=indent, subsequent_indent=indent)
+    return lines or [indent]
+
+
 def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Read the command line into `values`; raises UserError for what no option can be."""
     with explained():
         rest = values(arguments)
     if rest[1:]:
         raise UserError(
-            f"'{rest[1]}' is no option; options are written --name=value, and main.py --help lists "
-            "them.",
+            f"'{rest[1]}' is no option; options are written --name=value, and --help lists them.",
             2,
         )
 
@@ -87,9 +148,10 @@ def config_and_workdir(
         folder: the workdir; None: runs/<name of the config file>.
     """
     if file is None and folder is None:
+        start = "python main.py" if program() == "main.py" else program()
         raise UserError(
-            "Give an experiment: python main.py --config configs/demo.py (or the --workdir of a "
-            "run that was started before).",
+            f"Give an experiment: {start} --config configs/demo.py (or the --workdir of a run that "
+            "was started before).",
             2,
         )
     path = open_path(folder) if folder else pathlib.Path("runs") / pathlib.Path(file).stem

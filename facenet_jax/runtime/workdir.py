@@ -71,6 +71,8 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def read_json(path: Place, workdir: Place) -> Any:
     """The content of a JSON file of a workdir. Raises UserError where it cannot be read."""
+    if not is_remote(workdir) and not workdir.exists():
+        raise UserError(f"There is no folder {workdir}; correct the name of the workdir.")
     try:
         with as_os_error(path):
             return json.loads(path.read_text())

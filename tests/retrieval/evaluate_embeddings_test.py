@@ -1,6 +1,5 @@
 """The script from files to table, and one sentence for each file that it cannot use."""
 
-import importlib
 import json
 import pathlib
 import subprocess
@@ -9,12 +8,11 @@ import sys
 import numpy as np
 import pytest
 
+from facenet_jax.commands import score as evaluate_embeddings
 from facenet_jax.retrieval import metrics
 from facenet_jax.retrieval.rerank import rerank
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-evaluate_embeddings = importlib.import_module("evaluate_embeddings")
 
 MODALITIES = ("visible", "near_infrared", "thermal")
 
@@ -345,5 +343,5 @@ def test_files_without_flare_tell_no_subsets(files, scores, capsys):
 
 
 def test_a_score_needs_no_jax():
-    code = "import sys, scripts.evaluate_embeddings; sys.exit('jax' in sys.modules)"
+    code = "import sys, facenet_jax.commands.score; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -203,7 +203,7 @@ def test_the_log_is_about_this_project(path, level, text, shown):
         ),
         (1, "holds no checkpoint; train first", [f"--config={tiny.__file__}", "--mode=evaluate"]),
         (2, "no option 'widht'. Did you mean width?", ["--config.model.widht=3", "--workdir=OLD"]),
-        (1, "config.json cannot be read", ["--mode=embed"]),
+        (1, "There is no folder", ["--mode=embed"]),
     ],
 )
 def test_main_says_one_sentence_and_its_exit_code(tmp_path, code, sentence, options):
