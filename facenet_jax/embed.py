@@ -15,6 +15,7 @@ from facenet_jax.inputs.stream import OnDiskSplit, open_reader
 from facenet_jax.retrieval import Embeddings
 from facenet_jax.run import Run, on_devices
 from facenet_jax.runtime.mesh import replicated
+from facenet_jax.runtime.progress import Bar
 from facenet_jax.step import State, embedding_parts, make_extract
 
 Embedded = tuple[Embeddings, Embeddings]
@@ -135,12 +136,14 @@ def embed_rows(
     types = {name: columns[0].dtype for name, columns in labels.items()}
     parts, _ = embedding_parts(run.model, names, types)
     extract, found = make_extract(run.model, run.mesh, names), []
-    with open_reader(data, plan, 1, run.mesh, workers=run.config.data.workers) as read:
+    reader = open_reader(data, plan, 1, run.mesh, workers=run.config.data.workers)
+    with reader as read, Bar("embedding", total, "samples") as bar:
         for i in range(len(plan)):
             real = jnp.asarray(index[i] < total)
             found.append(extract(variables, read(1), jnp.asarray(plan[i]), real))
             if i >= 2:  # no more windows of a stream in device memory than two
                 found[i - 2].block_until_ready()
+                bar.update(batch)
     embedding = np.concatenate([np.asarray(part) for part in found])[:total]
     if not np.isfinite(embedding).all():
         raise UserError("The network gives embeddings that are not finite; its training diverged.")

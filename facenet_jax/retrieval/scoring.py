@@ -9,6 +9,7 @@ from facenet_jax.retrieval import protocols
 from facenet_jax.retrieval.distances import Euclidean, given_rows
 from facenet_jax.retrieval.embeddings import Embeddings
 from facenet_jax.retrieval.metrics import PerQuery, rank
+from facenet_jax.runtime.progress import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,8 @@ def evaluate(
 
             blocks = rerank_distances(query.embedding, embedding, *rerank)
             found = given_rows(blocks, len(query), len(embedding), relevance.valid)
-        rankings.append(rank(found, relevance, protocol.collapse))
+        found = shown(found, "ranking", len(relevance.valid), "queries")
+        rankings.append(rank(iter(found), relevance, protocol.collapse))
     return Result(protocol, rankings)
 
 

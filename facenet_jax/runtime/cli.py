@@ -17,6 +17,7 @@ from ml_collections import config_flags
 from data_tfds.errors import UserError
 from data_tfds.paths import DISK_FULL_ERRNOS, Place, open_path
 from facenet_jax.runtime.arguments import program
+from facenet_jax.runtime.progress import Bar
 
 OWN = ("facenet_jax", "data_tfds", "scripts")
 """Folders whose information lines are for the user; of other packages warnings alone are shown."""
@@ -185,7 +186,7 @@ class OwnLines(python_logging.Filter):
 
 
 def set_up_log(quiet: bool = False) -> None:
-    """Log lines as "12:34:56 text" on stderr; `quiet` shows warnings alone."""
+    """Log lines as "12:34:56 text" on stderr; `quiet` shows warnings alone, and no bars."""
     handler = logging.get_absl_handler()
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # absl warns of lines before it; `parse` still comes
@@ -194,3 +195,4 @@ def set_up_log(quiet: bool = False) -> None:
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING if quiet else logging.INFO)
     logging.set_stderrthreshold("info")
+    Bar.quiet = quiet
