@@ -29,7 +29,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("facenet_jax.commands.run:train", "train a recipe, or go on where it stopped"),
     "evaluate": Command("facenet_jax.commands.run:evaluate", "score a trained network"),
-    "embed": Command("facenet_jax.commands.run:embed", "embed a data set"),
+    "embed": Command("facenet_jax.commands.embed:main", "embed images, or a data set"),
     "score": Command("facenet_jax.commands.score:main", "score files of embeddings, also foreign"),
     "doctor": Command("facenet_jax.commands.doctor:main", "find what is wrong with a data set"),
     "prepare": Command("facenet_jax.commands.prepare:main", "prepare a data set for training"),

@@ -1,7 +1,7 @@
 """The commands train, evaluate and embed: flags, processes and the compile cache are set up here.
 
 facenet train --config configs/wmveid863.py --workdir DIR [--config.section.option=value ...]
-facenet evaluate --workdir DIR        facenet embed --workdir DIR
+facenet evaluate --workdir DIR        facenet embed --workdir DIR (in commands/embed.py)
 """
 
 import functools
@@ -82,11 +82,6 @@ def train(arguments: list[str]) -> None:
 def evaluate(arguments: list[str]) -> None:
     """The command `evaluate`."""
     command("evaluate", arguments)
-
-
-def embed(arguments: list[str]) -> None:
-    """The command `embed`."""
-    command("embed", arguments)
 
 
 def command(mode: str, arguments: list[str]) -> None:

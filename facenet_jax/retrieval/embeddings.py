@@ -1,7 +1,8 @@
 """Embeddings of one side with their labels, and the .npz file that holds them.
 
 The file's arrays: `embedding` float [N, E]; `parts` int [P, 2], the columns start, stop of each
-part; `modalities` str [P], the names of the parts; `identity` int [N]; `name` str [N]; and any
+part; `modalities` str [P], the names of the parts; `identity` int [N], -1 where it is not known;
+`name` str [N]; and any
 further labels [N] or [N, M], such as `camera`, `scene`, `view`, `night` int [N] (-1: not known).
 """
 

@@ -96,7 +96,8 @@ def test_a_wrong_option_is_one_sentence(line, said, capsys):
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("256,128", (256, 128)), ("(8,6)", (8, 6)), ("8", None), ("0,3", None)]
+    ("text", "size"),
+    [("256,128", (256, 128)), ("(8,6)", (8, 6)), ("8", None), ("0,3", None), ("8x6", None)],
 )
 def test_a_size_has_one_spelling(text, size):
     if size is None:

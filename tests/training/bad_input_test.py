@@ -21,7 +21,7 @@ def sentence(text):
     lines = [line.rpartition("\r")[2] for line in text.split("\n")]
     bar = re.compile(r"(preparing \S+|decoding \w+): .*\[\d\d:\d\d.*\]")
     lines = [line for line in lines if line and not bar.fullmatch(line)]
-    (line,) = (line for line in lines if not re.match(r"[IW]\d{4} ", line))
+    (line,) = (line for line in lines if not re.match(r"([IW]\d{4}|\d\d:\d\d:\d\d) ", line))
     assert line.endswith(".")
     return line
 
