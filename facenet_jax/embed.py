@@ -1,7 +1,7 @@
 """Images of query and gallery in, embeddings out: the sides of a protocol on the devices."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from data_tfds.samples import Protocol, Side, Split
 from facenet_jax.inputs.dataset import Dataset
 from facenet_jax.inputs.device import DeviceSplit
 from facenet_jax.inputs.stream import OnDiskSplit, open_reader
+from facenet_jax.models import Model
 from facenet_jax.retrieval import Embeddings
 from facenet_jax.run import Run, on_devices
 from facenet_jax.runtime.mesh import replicated
@@ -111,7 +112,7 @@ def embed(run: Run, state: State, of: EvalSet, modalities: tuple[str, ...] = ())
             embed_rows(run, variables, half, half.rows, modalities) for half in (query, gallery)
         ]
     return tuple(
-        as_embeddings(array, parts, half.split)
+        as_embeddings(array, parts, half.split, mixed_parts(run.model, parts))
         for (array, parts), half in zip(both, (query, gallery), strict=True)
     )
 
@@ -162,8 +163,18 @@ def only(data: DeviceSplit | OnDiskSplit, chosen: list[int]) -> DeviceSplit | On
     )
 
 
+def mixed_parts(model: Model, parts: Iterable[str]) -> tuple[str, ...]:
+    """The parts of an embedding that in some rows hold something of other modalities."""
+    parts = tuple(parts)
+    whole = set(model.spec.modalities) <= set(parts)  # of fewer, each is seen by its own branch
+    return tuple(part for part in parts if part in model.mixes) if whole else ()
+
+
 def as_embeddings(
-    embedding: np.ndarray, parts: Mapping[str, tuple[int, int]], split: Split
+    embedding: np.ndarray,
+    parts: Mapping[str, tuple[int, int]],
+    split: Split,
+    mixed: tuple[str, ...] = (),
 ) -> Embeddings:
     """Embeddings with the labels of their samples."""
     labels = dict(split.labels) | {"identity_name": split.identity_name}
@@ -171,4 +182,4 @@ def as_embeddings(
         labels.pop(statistic, None)
     if not split.complete:
         labels["present"] = (split.rows >= 0).T
-    return Embeddings(embedding, dict(parts), split.identity, split.name, labels)
+    return Embeddings(embedding, dict(parts), split.identity, split.name, labels, mixed=mixed)

@@ -19,6 +19,7 @@ from data_tfds.paths import open_path
 from data_tfds.sets.folder import SPELLINGS
 from facenet_jax import api
 from facenet_jax.commands import run
+from facenet_jax.embed import mixed_parts
 from facenet_jax.retrieval import Embeddings
 from facenet_jax.runtime import cli
 from facenet_jax.runtime.arguments import Parser
@@ -74,7 +75,9 @@ def embed_folder(options: argparse.Namespace) -> str:
     embedding = network.embed(options.batch, **images)
     nobody = np.full(len(names), -1, np.int32)  # as files say that an identity is not known
     parts = network.parts(list(images))
-    Embeddings(embedding, parts, nobody, np.array(names), {}).write(open_path(target))
+    mixed = mixed_parts(network.model, parts)
+    side = Embeddings(embedding, parts, nobody, np.array(names), {}, mixed=mixed)
+    side.write(open_path(target))
     return f"{target}: embeddings of {len(names)} samples ({' + '.join(parts)})."
 
 

@@ -5,14 +5,16 @@ facenet score --query Q.npz --gallery G.npz --protocol NAME
 
 NAME is a label of the files (camera, scene, ...: gallery rows of the query's identity and of its
 value of that label are junk), none, a data set's protocol (wmveid863/official), or the import path
-of your own (my_package.my_protocol). Training writes such files into WORKDIR/embeddings;
-facenet_jax/retrieval/embeddings.py says what is in them.
+of your own (my_package.my_protocol). Training writes such files into WORKDIR/embeddings. Files of
+others need `embedding` [N, E], `identity` [N], and what the protocol names: an .npz with arrays of
+these names, or E.npy with E.csv, whose columns are identity, camera, ..., a row for each embedding. facenet_jax/retrieval/embeddings.py says what else may be in them.
 """
 
 import argparse
 import json
 import pathlib
 import sys
+from collections.abc import Iterable, Sequence
 
 from data_tfds.errors import UserError
 from data_tfds.samples import Protocol
@@ -24,9 +26,10 @@ from facenet_jax.runtime.arguments import Parser
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, or that of the UserError whose text went to stderr."""
-    parser = Parser("score", __doc__.splitlines()[0])
-    parser.add_argument("--query", required=True, help="npz file of the queries")
-    parser.add_argument("--gallery", required=True, help="npz file of the gallery")
+    parser = Parser("score", __doc__.splitlines()[0], __doc__.partition("\n\n")[2])
+    files = "an .npz, or an .npy with a .csv of the same name beside it"
+    parser.add_argument("--query", required=True, help=f"file of the queries: {files}")
+    parser.add_argument("--gallery", required=True, help="file of the gallery, as --query")
     parser.add_argument(
         "--protocol",
         required=True,
@@ -52,12 +55,16 @@ def evaluate(options: argparse.Namespace) -> dict:
     """The scores of all queries, of clean and of flared ones, and how they came about."""
     protocol = protocols.by_name(options.protocol)
     rerank = parse_rerank(options.rerank) if options.rerank is not None else None
-    query, gallery = Embeddings.read(options.query), Embeddings.read(options.gallery)
-    query, gallery = same_parts(options.modalities, protocol, query, gallery)
+    whole = Embeddings.read_all(options.query, options.gallery)
+    query, gallery = same_parts(options.modalities, protocol, *whole)
+    note = caution(whole, query.parts)
+    if note:
+        print(note, file=sys.stderr)
     result = retrieval.evaluate(query, gallery, protocol, rerank=rerank)
     scores = {
         "protocol": protocol.name,
         "modalities": list(query.parts),
+        **({"note": note} if note else {}),
         "rerank": rerank and dict(zip(("k1", "k2", "lambda"), rerank, strict=True)),
         **result.metrics(),
     }
@@ -88,6 +95,19 @@ def same_parts(
             "model."
         )
     return query, gallery
+
+
+def caution(whole: Sequence[Embeddings], chosen: Iterable[str]) -> str:
+    """What must be known of a score by `chosen` parts of embeddings; "" where there is nothing."""
+    mixed = sorted({part for side in whole for part in side.mixed if part in chosen})
+    left_out = [part for part in whole[0].parts if part not in chosen]
+    if not mixed or not left_out:
+        return ""
+    return (
+        f"Note: the network saw {', '.join(whole[0].parts)} of every sample, and of flared samples "
+        f"the parts {', '.join(mixed)} hold tokens of other modalities: this is no score without "
+        f"{', '.join(left_out)}. per_modality.json (config.evaluate.per_modality) has such scores."
+    )
 
 
 def parse_rerank(text: str) -> tuple[int, int, float]:

@@ -5,6 +5,7 @@ Re-identification", Information Fusion 2024. The fields of `FACENet` cover the p
 what the authors' release computes; docs/fidelity.md lists where the two differ.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -287,10 +288,11 @@ def build(config: ml_collections.ConfigDict, spec: DataSpec) -> Model:
         fce=fce if use_fce else None,
         flare_heads=config.flare_heads,
     )
-    return three_stream.streams(
+    model = three_stream.streams(
         config,
         spec,
         network,
         fill={"flare_head": "head"} if config.flare_heads else {},
         kept=("mfmp/", "flare_head/neck/", "flare_head/classifier/"),
     )
+    return dataclasses.replace(model, mixes=MODALITIES[:2] if use_fce else ())
