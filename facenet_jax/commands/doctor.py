@@ -64,7 +64,7 @@ def text(report: Report, shown: int) -> str:
             *(f"    {modality}: {count} images" for modality, count in lacking.items()),
         ]
     for finding in report.findings:
-        lines += [f"{finding.severity.upper()}: {finding.what}. The builder {finding.builder}."]
+        lines += [f"{finding.severity.upper()}: {finding.what}. Preparing {finding.builder}."]
         lines += [f"    {file}" for file in finding.files[:shown]]
         if len(finding.files) > shown:
             lines.append(f"    and {len(finding.files) - shown} more (--all shows them)")

@@ -7,14 +7,15 @@ NAME is a label of the files (camera, scene, ...: gallery rows of the query's id
 value of that label are junk), none, a data set's protocol (wmveid863/official), or the import path
 of your own (my_package.my_protocol). Training writes such files into WORKDIR/embeddings. Files of
 others need `embedding` [N, E], `identity` [N], and what the protocol names: an .npz with arrays of
-these names, or E.npy with E.csv, whose columns are identity, camera, ..., a row for each embedding. facenet_jax/retrieval/embeddings.py says what else may be in them.
+these names, or E.npy with E.csv, whose columns are identity, camera, ..., a row for each embedding.
+facenet_jax/retrieval/embeddings.py says what else may be in them.
 """
 
 import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from data_tfds.errors import UserError
 from data_tfds.samples import Protocol
@@ -97,16 +98,15 @@ def same_parts(
     return query, gallery
 
 
-def caution(whole: Sequence[Embeddings], chosen: Iterable[str]) -> str:
+def caution(whole: Sequence[Embeddings], chosen: Collection[str]) -> str:
     """What must be known of a score by `chosen` parts of embeddings; "" where there is nothing."""
     mixed = sorted({part for side in whole for part in side.mixed if part in chosen})
-    left_out = [part for part in whole[0].parts if part not in chosen]
-    if not mixed or not left_out:
+    if not mixed or len(chosen) == len(whole[0].parts):
         return ""
     return (
-        f"Note: the network saw {', '.join(whole[0].parts)} of every sample, and of flared samples "
-        f"the parts {', '.join(mixed)} hold tokens of other modalities: this is no score without "
-        f"{', '.join(left_out)}. per_modality.json (config.evaluate.per_modality) has such scores."
+        f"Note: the network saw {', '.join(whole[0].parts)} of every sample, and where one is "
+        f"flared its {' and '.join(mixed)} part holds tokens of the others, so this is no score of "
+        f"{' + '.join(chosen)} alone; config.evaluate.per_modality gives such scores."
     )
 
 

@@ -432,8 +432,8 @@ def test_a_part_that_saw_other_modalities_is_said(files, scores, capsys):
     mixed = {"mixed": np.array(["visible", "near_infrared"])}
     options = [*files(mixed, mixed), "--protocol=camera"]
     for modalities, words in (
-        ("visible", "visible hold tokens of other modalities: this is no score without near_inf"),
-        ("visible,near_infrared", "this is no score without thermal."),
+        ("visible", "its visible part holds tokens of the others, so this is no score of visible"),
+        ("visible,near_infrared", "so this is no score of visible + near_infrared alone"),
         ("thermal", None),
         ("visible,near_infrared,thermal", None),
     ):
