@@ -18,7 +18,15 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
     file = cli.given(arguments, "config")
     if file is None or pathlib.Path(file).is_file() or not (ROOT / file).is_file():
         return list(arguments)
-    return [*arguments, f"--config={ROOT / file}"]  # the last one counts
+    names = {f"--config={file}", f"-config={file}"}  # as one word, or as two
+    found = []
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if word in names:
+            found.append(f"--config={ROOT / file}")
+        else:
+            pair = before in ("--config", "-config") and word == file
+            found.append(str(ROOT / file) if pair else word)
+    return found
 
 
 def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:

@@ -59,7 +59,9 @@ def test_help_of_training_has_every_option_with_its_default(capsys):
 def test_a_recipe_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = ["--config", "configs/demo.py", "--workdir=a"]
-    assert script.with_recipe(line) == [*line, f"--config={script.ROOT / 'configs' / 'demo.py'}"]
+    file = str(script.ROOT / "configs" / "demo.py")
+    assert script.with_recipe(line) == ["--config", file, "--workdir=a"]
+    assert script.with_recipe(["--config=configs/demo.py"]) == [f"--config={file}"]
     assert script.with_recipe(["--config=no.py"]) == ["--config=no.py"]
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "demo.py").write_text("")
