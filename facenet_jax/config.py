@@ -24,6 +24,7 @@ from facenet_jax.options import (
     one_of,
     options_of,
     problems,
+    rising,
     schedule,
     some_text,
     switch,
@@ -136,18 +137,21 @@ TRAIN: Options = {
 }
 
 OPTIM: Options = {
-    "name": Option("sgd", "the optimiser", one_of("sgd", "adamw")),
+    "name": Option("sgd", "the optimiser", one_of("sgd", "adam", "adamw")),
     "learning_rate": Option(3e-3, "the peak", above(0)),
     "schedule": Option(
         "recipe",
-        "recipe: of each epoch, the release's | cosine: of each step, to 0",
-        one_of("recipe", "cosine"),
+        "recipe: of each epoch, the release's | cosine: of each step, to 0 | multistep: of each "
+        "epoch, times gamma from each of the milestones on",
+        one_of("recipe", "cosine", "multistep"),
     ),
+    "milestones": Option((), "epochs, multistep", rising(at_least(0))),
+    "gamma": Option(0.1, "multistep", between(0, 1)),
     "warmup": Option(5.0, "epochs", at_least(0)),
     "weight_decay": Option(1e-4, "times the parameter", at_least(0)),
     "bias_lr_factor": Option(2.0, "learning rate of biases relative to the others", at_least(0)),
     "momentum": Option(0.9, "sgd", between(0, 1)),
-    "betas": Option((0.9, 0.999), "adamw", numbers(2, between(0, 1))),
+    "betas": Option((0.9, 0.999), "adam, adamw", numbers(2, between(0, 1))),
     "clip": Option(0.0, "largest global norm of the gradient; 0: no limit", at_least(0)),
 }
 

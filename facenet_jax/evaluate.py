@@ -150,13 +150,10 @@ def open_trained(
     The data set may be another one than the model was trained on; then the results go to a folder
     of their own. Raises UserError where there is no checkpoint or the model differs.
     """
-    checkpoints = open_checkpoints(workdir)
-    if checkpoints.latest() is None:
-        raise UserError(f"{workdir} holds no checkpoint; train first (--mode train).")
+    require_checkpoint(workdir)
     spec = stored.read_spec(workdir)
     folder = stored.results_folder(workdir, config)
     run = open_run(config, spec=spec, training=False)
-    checkpoints.close()
     if jax.process_index() == 0:
         workdirs.write_environment(folder, mode)
         if folder != workdir:
@@ -166,6 +163,17 @@ def open_trained(
     saved = {step: checkpoints.metrics(step) or {} for step in checkpoints.steps()}
     epochs = {step: scores["epoch"] for step, scores in saved.items() if "epoch" in scores}
     return dataclasses.replace(run, epochs=epochs), checkpoints, folder
+
+
+def require_checkpoint(workdir: Place) -> None:
+    """Raises UserError, before anything is written, where a workdir has nothing to evaluate."""
+    found = None
+    if (workdir / "checkpoints").exists():  # to open what is not there would make it
+        checkpoints = open_checkpoints(workdir)
+        found = checkpoints.latest()
+        checkpoints.close()
+    if found is None:
+        raise UserError(f"{workdir} holds no checkpoint; train first (--mode train).")
 
 
 def finish(

@@ -1,6 +1,6 @@
 """Learning-rate tables, parameter groups by path, and the optimiser that reads both."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,19 @@ def recipe_rate(
     cosine = low + 0.5 * (value - low) * (1 + np.cos(np.pi * e / epochs))
     rate = np.where(e < warmup, start + e * (value - start) / max(warmup, 1e-9), cosine)
     return np.where(e >= epochs, low, rate)
+
+
+def multistep_rate(
+    epoch: np.ndarray, *, value: float, milestones: Sequence[float], gamma: float, warmup: float
+) -> np.ndarray:
+    """The learning rate of each epoch e = 1..E: `value` times `gamma` for each milestone <= e.
+
+    For e < W the rate is multiplied with 0.01 (1 - e / W) + e / W as well (Luo et al. 2019).
+    """
+    e = np.asarray(epoch, np.float64)
+    passed = np.searchsorted(np.sort(np.asarray(milestones, np.float64)), e, side="right")
+    share = np.minimum(e / max(warmup, 1e-9), 1.0)
+    return value * gamma**passed * np.where(e < warmup, 0.01 * (1 - share) + share, 1.0)
 
 
 def cosine_rate(steps: int, *, value: float, warmup: int) -> np.ndarray:
@@ -59,6 +72,14 @@ def rate_table(
         value = base * factor
         if config.schedule == "recipe":
             rates = recipe_rate(epoch, base=base, value=value, epochs=epochs, warmup=config.warmup)
+        elif config.schedule == "multistep":
+            rates = multistep_rate(
+                epoch,
+                value=value,
+                milestones=config.milestones,
+                gamma=config.gamma,
+                warmup=config.warmup,
+            )
         else:
             warmup = round(config.warmup * len(epoch) / epoch[-1])
             rates = cosine_rate(len(epoch), value=value, warmup=warmup)
@@ -95,11 +116,17 @@ def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation
     """Gradients to descent directions, before the learning rate.
 
     "sgd" is torch's: momentum on g + decay * p for every parameter, no dampening, no Nesterov.
+    "adam" is torch's: g + decay * p for every parameter enters the moments.
     "adamw" decays matrices alone, decoupled from the gradient (Loshchilov and Hutter 2019).
     """
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     if config.name == "sgd":
         parts += [optax.add_decayed_weights(config.weight_decay), optax.trace(config.momentum)]
+    elif config.name == "adam":
+        parts += [
+            optax.add_decayed_weights(config.weight_decay),
+            optax.scale_by_adam(*config.betas),
+        ]
     else:
         parts += [
             optax.scale_by_adam(*config.betas),

@@ -84,6 +84,17 @@ def numbers(count: int, each: Legal) -> Legal:
     return Legal(f"{count} numbers, each {each.words}", accepts)
 
 
+def rising(each: Legal) -> Legal:
+    """Any number of numbers, each of them `each` and larger than the one before."""
+
+    def accepts(x: Any) -> bool:
+        if not isinstance(x, list | tuple) or not all(map(each.accepts, x)):
+            return False
+        return all(a < b for a, b in itertools.pairwise(x))
+
+    return Legal(f"rising numbers, each {each.words}", accepts)
+
+
 def names() -> Legal:
     """Texts that are not empty, in any number."""
 

@@ -2,20 +2,23 @@
 
 python scripts/check_parity.py --golden DIR [--every]
 
-DIR holds a checkpoint of the release and what it computed with it (files as in tests/golden/tiny).
+DIR holds a checkpoint of the release, or the rule that fills one, and what it computed with it; its
+meta.json may name another system than FACENet (files as in tests/golden/tiny, then).
 Tensors that agree are counted in one row per kind unless --every. Exit code 1 on any FAIL.
 """
 
 import argparse
 import pathlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import _checkout  # noqa: F401
 import jax
 import ml_collections
 
 from configs import msvr310_official, rgbnt100_official, wmveid863_official
+from data_tfds.errors import UserError
+from facenet_jax.parity import ccnet, transreid
 from facenet_jax.parity.model import model_rows
 from facenet_jax.parity.parts import part_rows
 from facenet_jax.parity.rows import Golden, Row
@@ -48,8 +51,27 @@ def recipes() -> dict[str, ml_collections.ConfigDict]:
 def check(folder: pathlib.Path) -> list[Row]:
     """Every row of a golden directory; raises UserError where it cannot be read."""
     golden = Golden(folder)
+    system = (golden.json("meta.json") or {}).get("system", "facenet")
+    if system not in SYSTEMS:
+        raise UserError(
+            f"meta.json of {folder} names the system {system!r}; known are {', '.join(SYSTEMS)}."
+        )
     with jax.default_matmul_precision("highest"):
-        return [*model_rows(golden, recipes()), *part_rows(golden, recipes())]
+        return list(SYSTEMS[system](golden))
+
+
+def facenet_rows(golden: Golden) -> Iterator[Row]:
+    """Rows of FACENet and of what needs no network."""
+    yield from model_rows(golden, recipes())
+    yield from part_rows(golden, recipes())
+
+
+SYSTEMS: Mapping[str, Callable[[Golden], Iterable[Row]]] = {
+    "facenet": facenet_rows,
+    "ccnet": ccnet.rows,
+    "transreid": transreid.rows,
+}
+"""What compares a golden directory, by the system that its meta.json names."""
 
 
 def folded(rows: Iterable[Row]) -> list[Row]:

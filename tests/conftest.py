@@ -4,6 +4,12 @@ import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiling is most of the suite's time, so it optimises little: in the environment, for child
+# processes and for both of two programs whose bits are compared. Elsewhere only on a CPU.
+os.environ.setdefault(
+    "JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(os.environ["JAX_PLATFORMS"] == "cpu"))
+)
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import jax
 import pytest
@@ -26,14 +32,6 @@ def shared() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip("no folder ../shared with the reference data beside this checkout")
     return SHARED
-
-
-@pytest.fixture(scope="module")
-def quick_compile():
-    """Compile whole training steps with less optimisation: it halves the time of their tests."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

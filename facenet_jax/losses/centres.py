@@ -10,9 +10,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from data_tfds.errors import UserError
 from facenet_jax.losses.identity import distance
+from facenet_jax.precision import wide
 
 _SMALLEST_NORM = 1e-12
 
@@ -33,7 +35,7 @@ def mmm(
     features = stack(features)
     if normalise:
         features = unit(features)
-    same = same_label(labels)
+    same = same_label(labels, features.dtype)
     per_row = largest_margin_gap(centres_of(features, same), margin)
     return jnp.sum(per_row / jnp.sum(same, axis=1))
 
@@ -43,16 +45,25 @@ def hc(
     labels: jax.Array,
     metric: Literal["cosine", "l2"] = "cosine",
     margin: float = 0.0,
+    pairs: Literal["first", "all"] = "first",
 ) -> jax.Array:
-    """Hetero-centre loss: sum over identities of the distance of the R and N centres.
+    """Hetero-centre loss: sum over identities of the distance of the centres of two modalities.
 
-    `features` M >= 2 arrays [B, D], the first two count; `labels` [B] in any order and number.
+    `features` M >= 2 arrays [B, D], of which the first two count (R and N), or the sum over `all`
+    pairs; `labels` [B] in any order and number.
     `cosine`: max(0, 1 - cos - margin), FACENet's form; `l2`: max(0, |c_R - c_N|^2 - margin), the
     original of Zhu et al. 2020.
     """
-    same = same_label(labels)
-    apart = centre_distance(centres_of(stack(features[:2]), same), metric)
-    return jnp.sum(jnp.maximum(0.0, apart - margin) / jnp.sum(same, axis=1))
+    features = stack(features if pairs == "all" else features[:2])
+    same = same_label(labels, features.dtype)
+    centres = centres_of(features, same)
+    first, second = np.triu_indices(len(features), k=1)
+    distances = [
+        centre_distance(centres[np.array([a, b])], metric)
+        for a, b in zip(first, second, strict=True)
+    ]
+    over = sum(jnp.maximum(0.0, distance - margin) for distance in distances)
+    return jnp.sum(over / jnp.sum(same, axis=1))
 
 
 def cdc(
@@ -60,18 +71,20 @@ def cdc(
     labels: jax.Array,
     alpha: float = 0.6,
     norm: Literal["paper", "code"] = "code",
+    sample_weight: float = 1.0,
 ) -> jax.Array:
     """Cross-directional centre loss L_S + alpha L_M of CCNet (Zheng et al. 2023, Eqs. 8, 10, 15).
 
     `features` M >= 2 arrays [B, D] before the neck, `labels` [B] in any order and number. L_S are
     the squared distances between the sample centres (means over modalities) of an identity, L_M
-    those between its modality centres (means over samples).
+    those between its modality centres (means over samples). `sample_weight` multiplies L_S: 0
+    leaves L_M alone, as `alpha` 0 leaves L_S.
     `paper`: 1 / (2 n (n - 1)) of the sum over pairs, summed over identities; `code`: the mean over
     pairs, averaged over the identities of the batch, with which lambda = 0.3 was chosen. An
     identity with one sample has no pair and adds 0 to L_S.
     """
     features = stack(features)
-    same = same_label(labels)
+    same = same_label(labels, features.dtype)
     count = jnp.sum(same, axis=1)
     centres = centres_of(features, same)  # [M, B, D]: row b has the centre of b's identity
     middle = jnp.mean(centres, axis=0)
@@ -84,7 +97,7 @@ def cdc(
     spread = jnp.sum(jnp.square(centres - middle[None]), axis=(0, 2))
     of_modalities = jnp.sum(spread / count) / (modalities - 1) / 2
 
-    loss = of_samples + alpha * of_modalities
+    loss = sample_weight * of_samples + alpha * of_modalities
     if norm == "paper":
         return loss
     if norm == "code":
@@ -121,6 +134,29 @@ def identity_alignment(
     return jnp.sum(gap / jnp.sum(same, axis=1))
 
 
+def center(feature: jax.Array, labels: jax.Array, centres: jax.Array) -> jax.Array:
+    """Centre loss of Wen et al. 2016: the mean over the batch of |x - c_y|^2.
+
+    `feature` [B, D], `labels` [B], `centres` [C, D], one for each identity, which get no gradient:
+    they move by `moved_centres`. A label beyond the centres gives NaN.
+    """
+    own = jax.lax.stop_gradient(wide(centres)).at[labels].get(mode="fill", fill_value=jnp.nan)
+    return jnp.mean(jnp.sum(jnp.square(wide(feature) - own), axis=-1))
+
+
+def moved_centres(
+    features: Sequence[jax.Array], labels: jax.Array, centres: jax.Array, rate: float
+) -> jax.Array:
+    """The `centres` [C, D] after a step of gradient descent on the sum of `center` over `features`.
+
+    `features` M arrays [B, D], `labels` [B]. The step is written out because the centres have a
+    rate of their own and no momentum, whatever optimiser trains the network.
+    """
+    own = centres[labels][None]
+    slope = jnp.sum(own - jax.lax.stop_gradient(stack(features)), axis=0) * (2 / len(labels))
+    return centres.at[labels].add(-rate * slope)
+
+
 def unit(features: jax.Array) -> jax.Array:
     """L2-normalised rows; a zero row stays zero, with gradient 0."""
     squared = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
@@ -130,12 +166,12 @@ def unit(features: jax.Array) -> jax.Array:
 
 def stack(features: Sequence[jax.Array] | jax.Array) -> jax.Array:
     """Modalities as one float32 array [M, B, D]."""
-    return jnp.stack([feature.astype(jnp.float32) for feature in features])
+    return jnp.stack([wide(feature) for feature in features])
 
 
-def same_label(labels: jax.Array) -> jax.Array:
+def same_label(labels: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
     """1.0 where two rows share their label, [B, B]."""
-    return (labels[:, None] == labels[None, :]).astype(jnp.float32)
+    return (labels[:, None] == labels[None, :]).astype(dtype)
 
 
 def centres_of(features: jax.Array, same: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from data_tfds.errors import UserError
 from facenet_jax.losses.centres import same_label
 from facenet_jax.losses.identity import mean
+from facenet_jax.precision import wide
 
 
 def kl_divergence(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
@@ -21,8 +22,8 @@ def kl_divergence(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
     `p_logits`, `q_logits` [B, C]; P and Q are their softmax. From log-softmax, hence finite for
     any finite logits.
     """
-    log_p = jax.nn.log_softmax(p_logits.astype(jnp.float32))
-    log_q = jax.nn.log_softmax(q_logits.astype(jnp.float32))
+    log_p = jax.nn.log_softmax(wide(p_logits))
+    log_q = jax.nn.log_softmax(wide(q_logits))
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 
@@ -110,7 +111,7 @@ def identity_discrepancy(
     gradient reaches. With a `margin`, an identity below it adds 0 and one above it all of its
     value, as in the release.
     """
-    rows = jnp.concatenate([source, target]).astype(jnp.float32)
+    rows = wide(jnp.concatenate([source, target]))
     side = jnp.repeat(jnp.float32([1.0, -1.0]), len(labels), total_repeat_length=len(rows))
     same = same_label(jnp.concatenate([labels, labels]))
     count = jnp.sum(same, axis=1)  # 2 N of each row's identity

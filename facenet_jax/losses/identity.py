@@ -7,6 +7,8 @@ classes, D feature width.
 import jax
 import jax.numpy as jnp
 
+from facenet_jax.precision import wide
+
 _SMALLEST_SQUARED_DISTANCE = 1e-12
 
 
@@ -23,7 +25,7 @@ def cross_entropy(
     With `present` [B] bool, the mean over those rows; 0 where there is none.
     """
     classes = logits.shape[-1]
-    log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
+    log_probability = jax.nn.log_softmax(wide(logits))
     target = (1.0 - smoothing) * jax.nn.one_hot(labels, classes) + smoothing / classes
     loss = -jnp.sum(target * log_probability, axis=-1)
     known = (labels >= 0) & (labels < classes)
@@ -54,7 +56,7 @@ def batch_hard_triplet(
     the others add 0 and no gradient. Where all are valid, as in a P x K batch, this is the
     release's mean over the batch. Rows where `present` [B] is False take no part.
     """
-    features = features.astype(jnp.float32)
+    features = wide(features)
     farthest, nearest, valid = hardest(features, labels, present)
     to_positive = distance(features, features[farthest])
     to_negative = distance(features, features[nearest])
@@ -81,7 +83,7 @@ def hardest(
         positive, negative = positive & both, negative & both
     # Mining needs no gradient, and a distance that sums squared differences, not a Gram matrix,
     # loses no digits to cancellation. Only the two mined distances per anchor are differentiated.
-    fixed = jax.lax.stop_gradient(features.astype(jnp.float32))
+    fixed = jax.lax.stop_gradient(wide(features))
     squared = jnp.sum(jnp.square(fixed[:, None, :] - fixed[None, :, :]), axis=-1)
     farthest = jnp.argmax(jnp.where(positive, squared, -jnp.inf), axis=1)
     nearest = jnp.argmin(jnp.where(negative, squared, jnp.inf), axis=1)
@@ -115,7 +117,7 @@ def weighted_triplet(
     of about 12 its negative weights shrink. 0 gives the formula itself. An anchor without a
     positive or a negative is not valid; rows where `present` [B] is False take no part.
     """
-    features = features.astype(jnp.float32)
+    features = wide(features)
     same = labels[:, None] == labels[None, :]
     positive = same if include_self else same & ~jnp.eye(len(labels), dtype=bool)
     negative = ~same

@@ -176,9 +176,10 @@ def hc(
     on: Names = (),
     metric: Literal["cosine", "l2"] = "cosine",
     margin: Annotated[float, at_least(0)] = 0.0,
+    pairs: Literal["first", "all"] = "first",
 ) -> jax.Array:
     """Hetero-centre loss (Zhu et al. 2020) of the first two features; see `centres.hc`."""
-    return centres.hc(complete(outputs, on, "hc"), batch.identity, metric, margin)
+    return centres.hc(complete(outputs, on, "hc"), batch.identity, metric, margin, pairs)
 
 
 def cdc(
@@ -188,9 +189,27 @@ def cdc(
     on: Names = (),
     alpha: Annotated[float, at_least(0)] = 0.6,
     norm: Literal["paper", "code"] = "code",
+    sample_weight: Annotated[float, at_least(0)] = 1.0,
 ) -> jax.Array:
     """Cross-directional centre loss of CCNet (Zheng et al. 2023); see `centres.cdc`."""
-    return centres.cdc(complete(outputs, on, "cdc"), batch.identity, alpha, norm)
+    features = complete(outputs, on, "cdc")
+    return centres.cdc(features, batch.identity, alpha, norm, sample_weight)
+
+
+def center(outputs: Outputs, batch: Batch, *, on: Names = ()) -> jax.Array:
+    """Centre loss (Wen et al. 2016), summed over features; see `centres.center`.
+
+    The centres [C, D], shared by all features, are the model's: `outputs.extras["centres"]`.
+    """
+    if "centres" not in outputs.extras:
+        raise UserError(
+            "The loss center needs centres, and the model keeps none; set "
+            "config.model.centre_rate (0.5 in the release) where the model has it, or the weight "
+            "of the loss to 0."
+        )
+    table = outputs.extras["centres"]
+    named = present_everywhere(outputs, on, "center")
+    return sum(centres.center(feature, batch.identity, table) for feature in named.values())
 
 
 TERMS: Mapping[str, Callable] = {
@@ -204,6 +223,7 @@ TERMS: Mapping[str, Callable] = {
     "jeffreys": jeffreys,
     "mmd": mmd,
     "alignment": alignment,
+    "center": center,
 }
 
 
@@ -249,13 +269,19 @@ def _both(outputs: Outputs, a: str, b: str) -> jax.Array | None:
 
 
 def complete(outputs: Outputs, on: Names, term: str) -> list[jax.Array]:
-    """Two or more chosen features. Raises UserError for fewer, and where images are missing."""
-    names = chosen(outputs.features, on)
-    if len(names) < 2:
-        raise UserError(f"The loss {term} compares two or more features, and got {list(names)}.")
-    if any(name in outputs.present for name in names):
+    """The chosen features of two or more names, none of whose images may be missing."""
+    named = present_everywhere(outputs, on, term)
+    if len(named) < 2:
+        raise UserError(f"The loss {term} compares two or more features, and got {list(named)}.")
+    return list(named.values())
+
+
+def present_everywhere(outputs: Outputs, on: Names, term: str) -> dict[str, jax.Array]:
+    """The chosen features, none of whose images may be missing."""
+    named = chosen(outputs.features, on)
+    if any(name in outputs.present for name in named):
         raise UserError(
-            f"The loss {term} compares centres over modalities, which is not defined where images "
+            f"The loss {term} works with centres of features, which is not defined where images "
             "are missing; set its weight to 0, or config.data.incomplete to 'skip'."
         )
-    return list(names.values())
+    return named

@@ -10,8 +10,8 @@ and may have
     LOSSES    {label: {"term": ..., "weight": ..., parameters}}    the losses of its recipe
     TERMS     {name: function}                                     loss terms of its own
     problems(config) -> list of clauses                            what does not fit together
-    NO_WEIGHTS   the error where a recipe needs weights and config.model.pretrained is '' (of the
-                 backbone, for models that have one)
+    NO_WEIGHTS   the error where a recipe needs weights and config.model.pretrained is ''; the
+                 module of its backbone may have it instead
 """
 
 import pathlib
@@ -89,8 +89,9 @@ def check_start(config: ml_collections.ConfigDict) -> None:
     if file.suffix in WEIGHT_FILES and not is_remote(pretrained) and not file.is_file():
         raise UserError(f"The weights {file} (config.model.pretrained) do not exist.", exit_code=2)
     if "pretrained" in config.model and not config.model.pretrained:
-        own = config.model.backbone if "backbone" in config.model else None
-        module = backbones.find(own) if own else find(config.model.name)
+        module = find(config.model.name)
+        if not hasattr(module, "NO_WEIGHTS") and "backbone" in config.model:
+            module = backbones.find(config.model.backbone)
         default = "config.model.pretrained is not set; give a file, or 'none' for random weights"
         sentence = getattr(module, "NO_WEIGHTS", default)
         raise UserError(f"{sentence}.", exit_code=2)

@@ -255,18 +255,22 @@ def options(choices: Mapping[str, Any]) -> Options:
 
 def problems(config: ml_collections.ConfigDict) -> list[str]:
     """What does not fit together in a config, a clause each."""
-    found = three_stream.problems(config)
+    return three_stream.problems(config) + problems_of_heads(config)
+
+
+def problems_of_heads(config: ml_collections.ConfigDict) -> list[str]:
+    """A clause where a loss needs flare heads that the model does not have."""
     needing = [
         label
         for label, section in config.losses.items()
         if section.weight and section.term in ("mask_kl", "flare")
     ]
-    if needing and not config.model.flare_heads:
-        found.append(
-            f"config.losses.{needing[0]}.weight is {config.losses[needing[0]].weight} but "
-            "config.model.flare_heads is False; switch the heads on or set the weight to 0"
-        )
-    return found
+    if not needing or config.model.flare_heads:
+        return []
+    return [
+        f"config.losses.{needing[0]}.weight is {config.losses[needing[0]].weight} but "
+        "config.model.flare_heads is False; switch the heads on or set the weight to 0"
+    ]
 
 
 def build(config: ml_collections.ConfigDict, spec: DataSpec) -> Model:
@@ -274,25 +278,42 @@ def build(config: ml_collections.ConfigDict, spec: DataSpec) -> Model:
 
     Raises UserError for data with other modalities than visible, near-infrared and thermal.
     """
+    check_modalities(spec)
+    network = functools.partial(FACENet, **fields(config))
+    model = three_stream.streams(config, spec, network, fill=fill(config), kept=KEPT)
+    return dataclasses.replace(model, mixes=mixes(config))
+
+
+def check_modalities(spec: DataSpec) -> None:
+    """Raises UserError for data with other modalities than those of FACENet."""
     if tuple(spec.modalities) != MODALITIES:
         raise UserError(
             f"The data set has the modalities {', '.join(spec.modalities)}, but FACENet needs "
             f"{', '.join(MODALITIES)}; take config.model.name = 'three_stream' or a set that has "
             "them."
         )
+
+
+def fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What `FACENet` has beside the fields of the baseline, of the section `model`."""
     mfmp, fce = config.mfmp.to_dict(), config.fce.to_dict()
     use_mfmp, use_fce = mfmp.pop("enabled"), fce.pop("enabled")
-    network = functools.partial(
-        FACENet,
-        mfmp=mfmp if use_mfmp else None,
-        fce=fce if use_fce else None,
-        flare_heads=config.flare_heads,
-    )
-    model = three_stream.streams(
-        config,
-        spec,
-        network,
-        fill={"flare_head": "head"} if config.flare_heads else {},
-        kept=("mfmp/", "flare_head/neck/", "flare_head/classifier/"),
-    )
-    return dataclasses.replace(model, mixes=MODALITIES[:2] if use_fce else ())
+    return {
+        "mfmp": mfmp if use_mfmp else None,
+        "fce": fce if use_fce else None,
+        "flare_heads": config.flare_heads,
+    }
+
+
+def mixes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The modalities whose part of the embedding may hold thermal tokens."""
+    return MODALITIES[:2] if config.fce.enabled else ()
+
+
+def fill(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """What starts from pretrained weights beside the branches, see `three_stream.streams`."""
+    return {"flare_head": "head"} if config.flare_heads else {}
+
+
+KEPT = ("mfmp/", "flare_head/neck/", "flare_head/classifier/")
+"""What no pretrained backbone can fill."""

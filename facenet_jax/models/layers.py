@@ -5,6 +5,7 @@ matrix products run in (float32 or bfloat16); each product's result is cast back
 residual stream. Softmax runs in float32.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+
+from facenet_jax.precision import wide
 
 PRODUCT = "product"
 """The name of the results of `Dense`, for a rematerialisation that keeps only these."""
@@ -43,42 +46,40 @@ class Dense(nn.Module):
         return checkpoint_name(y, PRODUCT)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(nn.LayerNorm):
     """LayerNorm over the last axis with scale and bias, in float32."""
 
-    epsilon: float = 1e-6
+    # Two passes: the shortcut E[x^2] - E[x]^2 loses digits that parity tests check.
+    use_fast_variance: bool = False
 
-    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] to [..., D] float32."""
-        x = x.astype(jnp.float32)
-        shape = (1,) * (x.ndim - 1) + (-1,)
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:]).reshape(shape)
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:]).reshape(shape)
-        # Two passes: the shortcut E[x^2] - E[x]^2 loses digits that parity tests check.
-        x = x - x.mean(-1, keepdims=True)
-        variance = jnp.square(x).mean(-1, keepdims=True)
-        return x * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
+        return super().__call__(wide(x))
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm over the batch axis with a frozen bias (the neck of BNNeck), in float32.
+    """BatchNorm over all axes but the last, in float32.
 
-    y = scale (x - mean) / sqrt(var + 1e-5) + bias. The bias is 0 and never trained; it is kept with
-    the statistics because an imported checkpoint may bring another. Training uses the biased
-    variance of the whole batch and moves the running statistics by 0.1; the running variance takes
-    the unbiased one, as torch does. Statistics are over the rows where `present` [B] is true, and
-    stay as they are where there is none.
+    y = scale (x - mean) / sqrt(var + 1e-5) + bias. Training uses the biased variance of the whole
+    batch and moves the running statistics by 0.1; the running variance takes the unbiased one, as
+    torch does. Statistics are over the rows where `present` [B] is true, and stay as they are where
+    there is none. With `frozen_bias` (the neck of BNNeck) the bias is 0 and never trained; it is
+    kept with the statistics because an imported checkpoint may bring another.
     """
+
+    frozen_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, present: jax.Array | None = None) -> jax.Array:
-        """[B, D] to [B, D] float32."""
-        width, x = x.shape[-1], x.astype(jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, (width,))
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
-        var = self.variable("batch_stats", "var", jnp.ones, (width,))
-        bias = self.variable("batch_stats", "bias", jnp.zeros, (width,))
+        """[B, ..., D] to [B, ..., D] float32."""
+        width, x = x.shape[-1:], wide(x)
+        scale = self.param("scale", nn.initializers.ones, width)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, width)
+        var = self.variable("batch_stats", "var", jnp.ones, width)
+        if self.frozen_bias:
+            bias = self.variable("batch_stats", "bias", jnp.zeros, width).value
+        else:
+            bias = self.param("bias", nn.initializers.zeros, width)
         mu, sigma2 = mean.value, var.value
         if train and not self.is_initializing():
             mu, sigma2, unbiased = statistics(x, present)
@@ -89,25 +90,30 @@ class BatchNorm(nn.Module):
                     jnp.where(present.any(), a, b) for a, b in zip(changed, same, strict=True)
                 )
             mean.value, var.value = changed
-        return (x - mu[None]) * (scale * jax.lax.rsqrt(sigma2 + 1e-5))[None] + bias.value[None]
+        full = (1,) * (x.ndim - 1) + width
+        gain = scale * jax.lax.rsqrt(sigma2 + 1e-5)
+        return (x - mu.reshape(full)) * gain.reshape(full) + bias.reshape(full)
 
 
 def statistics(x: jax.Array, present: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(mean, biased variance, unbiased variance), each [D], of x [B, D].
+    """(mean, biased variance, unbiased variance), each [D], of x [B, ..., D].
 
     Over the rows where `present` [B] is true; 0 where there is none.
     """
+    axes, full = tuple(range(x.ndim - 1)), (1,) * (x.ndim - 1) + x.shape[-1:]
     if present is None:
-        mean = x.mean(0)
-        biased = jnp.square(x - mean[None]).mean(0)
-        return mean, biased, biased * (x.shape[0] / max(x.shape[0] - 1, 1))
-    rows, count = present[:, None], jnp.sum(present, dtype=jnp.float32)
+        count = math.prod(x.shape[:-1])
+        mean = x.mean(axes)
+        biased = jnp.square(x - mean.reshape(full)).mean(axes)
+        return mean, biased, biased * (count / max(count - 1, 1))
+    rows = present.reshape(-1, *full[1:-1], 1)
+    count = jnp.sum(present, dtype=x.dtype) * math.prod(x.shape[1:-1])
 
     def average(y: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.where(rows, y, 0.0), axis=0) / jnp.maximum(count, 1.0)
+        return jnp.sum(jnp.where(rows, y, 0.0), axis=axes) / jnp.maximum(count, 1.0)
 
     mean = average(x)
-    biased = average(jnp.square(x - mean[None]))
+    biased = average(jnp.square(x - mean.reshape(full)))
     return mean, biased, biased * (count / jnp.maximum(count - 1.0, 1.0))
 
 

@@ -7,7 +7,7 @@ branches (`ThreeStream.exchange`). Any number of modalities.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,7 @@ from facenet_jax.types import Batch, DataSpec, Outputs
 from facenet_jax.weights import merge
 
 OWN_OPTIONS: Options = {
-    "backbone": Option("vit", "vit, or the import path of your own", some_text()),
+    "backbone": Option("vit", "vit, resnet, or the import path of your own", some_text()),
     "shared_trunk": Option(False, "one trunk for all modalities", switch()),
     "classifier_std": Option(0.001, "of the random start of the classifiers", above(0)),
     "neck_feature": Option(
@@ -52,6 +52,14 @@ def problems(config: ml_collections.ConfigDict) -> list[str]:
     return backbone.problems(config) if hasattr(backbone, "problems") else []
 
 
+class Head(NamedTuple):
+    """A feature of each branch, which gets a neck and a classifier of its own."""
+
+    name: str  # behind that of the modality
+    features: jax.Array  # [M, B, D] float32
+    share: float = 1.0  # what it is multiplied with in the embedding
+
+
 class ThreeStream(nn.Module):
     """The branches of the given modalities on one batch."""
 
@@ -68,39 +76,62 @@ class ThreeStream(nn.Module):
 
         Where a sample lacks a modality, that part of its embedding is 0.
         """
-        part = functools.partial(branches, modalities=modalities, stacked=self.backbone.stacked)
-        tokens = part(self.backbone.tokens, "trunk", shared=self.shared_trunk)(batch.images, train)
+        tokens = self.tokens(batch, modalities, train)
         tokens, extras = self.exchange(tokens, batch, modalities, train)  # [M, B, 1+n, D]
-        features = part(self.backbone.head, "last", shared=False)(tokens, train)
-        neck = stack(functools.partial(BatchNorm), in_axes=(0, None, 0))(name="neck")
-        necks = neck(features, train, batch.present)
-        classifier = functools.partial(
-            Dense,
-            self.identities,
-            use_bias=False,
-            kernel_init=nn.initializers.normal(self.classifier_std),
-        )
-        logits = stack(classifier, in_axes=(0,))(name="classifier")(necks)  # [M, B, C]
-        matched = features if self.neck_feature == "before" else necks
-        present = {}
-        if batch.present is not None:
-            present = dict(zip(modalities, batch.present, strict=True))
-            matched = jnp.where(batch.present[:, :, None], matched, 0.0)
+        features, logits, matched, present = {}, {}, [], {}
+        for head in self.heads(tokens, modalities, train):
+            neck = stack(functools.partial(BatchNorm), in_axes=(0, None, 0))
+            necks = neck(name=f"neck{head.name}")(head.features, train, batch.present)
+            classifier = functools.partial(
+                Dense,
+                self.identities,
+                use_bias=False,
+                dtype=necks.dtype,
+                kernel_init=nn.initializers.normal(self.classifier_std),
+            )
+            classified = stack(classifier, in_axes=(0,))(name=f"classifier{head.name}")(necks)
+            names = [f"{modality}{head.name}" for modality in modalities]
+            features |= dict(zip(names, head.features, strict=True))
+            logits |= dict(zip(names, classified, strict=True))  # [B, C] each
+            one = head.features if self.neck_feature == "before" else necks
+            if batch.present is not None:
+                present |= dict(zip(names, batch.present, strict=True))
+                one = jnp.where(batch.present[:, :, None], one, 0.0)
+            matched.append(one if head.share == 1 else one * head.share)
+        matched = jnp.concatenate(matched, axis=-1)  # [M, B, E / M]
         width = matched.shape[-1]
         return Outputs(
-            features=dict(zip(modalities, features, strict=True)),
-            logits=dict(zip(modalities, logits, strict=True)),
+            features=features,
+            logits=logits,
             embedding=jnp.concatenate(list(matched), axis=-1),
             parts={m: (i * width, (i + 1) * width) for i, m in enumerate(modalities)},
             extras=extras,
             present=present,
         )
 
+    def tokens(self, batch: Batch, modalities: Sequence[str], train: bool) -> jax.Array:
+        """The trunk's tokens [M, B, 1+n, D] of the images."""
+        trunk = branches(
+            self.backbone.tokens,
+            "trunk",
+            modalities,
+            shared=self.shared_trunk,
+            stacked=self.backbone.stacked,
+        )
+        return trunk(batch.images, train)
+
     def exchange(
         self, tokens: jax.Array, batch: Batch, modalities: Sequence[str], train: bool
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         """(tokens [M, B, 1+n, D] after an exchange between branches, extras by name); none here."""
         return tokens, {}
+
+    def heads(self, tokens: jax.Array, modalities: Sequence[str], train: bool) -> list[Head]:
+        """The features of the branches."""
+        last = branches(
+            self.backbone.head, "last", modalities, shared=False, stacked=self.backbone.stacked
+        )
+        return [Head("", last(tokens, train))]
 
 
 def build(config: ml_collections.ConfigDict, spec: DataSpec) -> Model:
@@ -113,6 +144,7 @@ def streams(
     spec: DataSpec,
     network: Callable[..., ThreeStream],
     *,
+    backbone: Backbone | None = None,
     per_modality: Sequence[str] = (),
     fill: Mapping[str, str] | None = None,
     kept: Sequence[str] = (),
@@ -123,19 +155,13 @@ def streams(
         config: the section `model`.
         spec: the training data.
         network: makes the network from the fields of `ThreeStream`.
+        backbone: instead of the one that `config` names.
         per_modality: further parts of the parameters with a leading axis of modalities.
         fill: {part: "tokens" | "head"}, further parts that start from pretrained weights.
         kept: prefixes of further parameters that no pretrained weights can fill.
     """
-    backbone = backbones.find(config.backbone).backbone(config, tuple(spec.image_size))
-    net = network(
-        identities=spec.identities,
-        modalities=tuple(spec.modalities),
-        backbone=backbone,
-        shared_trunk=config.shared_trunk,
-        classifier_std=config.classifier_std,
-        neck_feature=config.neck_feature,
-    )
+    net = assembled(config, spec, network, backbone)
+    backbone = net.backbone
     stacked = {"neck", "classifier", *per_modality}
     if backbone.stacked:
         stacked |= {"last"} if config.shared_trunk else {"last", "trunk"}
@@ -189,6 +215,25 @@ def streams(
         pixel_std=backbone.pixel_std,
         load=load if backbone.read else None,
         refuses=backbone.refuses,
+    )
+
+
+def assembled(
+    config: ml_collections.ConfigDict,
+    spec: DataSpec,
+    network: Callable[..., ThreeStream],
+    backbone: Backbone | None = None,
+) -> ThreeStream:
+    """The network of `streams`, as a Flax module."""
+    if backbone is None:
+        backbone = backbones.find(config.backbone).backbone(config, tuple(spec.image_size))
+    return network(
+        identities=spec.identities,
+        modalities=tuple(spec.modalities),
+        backbone=backbone,
+        shared_trunk=config.shared_trunk,
+        classifier_std=config.classifier_std,
+        neck_feature=config.neck_feature,
     )
 
 

@@ -232,8 +232,11 @@ class Trunk(nn.Module):
     unroll: int
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Images [B, H, W, 3] in [-1, 1] to tokens [B, 1 + n, width] float32, class token first."""
+    def __call__(self, images: jax.Array, train: bool, added: jax.Array | None = None) -> jax.Array:
+        """Images [B, H, W, 3] in [-1, 1] to tokens [B, 1 + n, width] float32, class token first.
+
+        `added` [B, width] is added to every token of an image before the first block.
+        """
         # A Dense on patches, not a convolution: stacked over modalities, the gradient of a
         # convolution makes the partitioner gather all activations.
         init = nn.initializers.lecun_normal()
@@ -243,6 +246,7 @@ class Trunk(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(token[None], (len(x), 1, self.width)), x], axis=1)
         rows, columns = grid(images.shape[1:3], self.patch, self.stride)
         x = x + self.param("position", sincos_position, rows, columns, self.width)[None]
+        x = x if added is None else x + added[:, None]
         if self.depth == 0:
             return x
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -29,11 +30,13 @@ def locked(workdir: Place) -> Iterator[None]:
 
     The system releases the lock when the process ends. A bucket has no locks: only whether it can
     be written is checked, and the user must avoid two runs at once. Raises UserError where the
-    folder cannot be written or is in use.
+    folder cannot be written or is in use. A folder that was not there before and in which the block
+    wrote nothing is removed again.
     """
     if jax.process_index() > 0:
         yield
         return
+    made = not is_remote(workdir) and not workdir.exists()
     try:
         with as_os_error(workdir):
             if not is_remote(workdir):
@@ -61,7 +64,11 @@ def locked(workdir: Place) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            if made and os.listdir(workdir) == [".lock"]:
+                shutil.rmtree(workdir)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,17 +7,17 @@ equal bit by bit (docs/fidelity.md).
 """
 
 import dataclasses
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from data_tfds.errors import UserError
 from facenet_jax.weights.files import as_float32
-from facenet_jax.weights.merge import flatten, nest
+from facenet_jax.weights.merge import flatten
 from facenet_jax.weights.messages import listed, shown
+from facenet_jax.weights.torch_rows import Row, block, linear, neck, norm, to_ours, trunk
 
 TRUNKS = ("base", "base1", "base2")  # of visible, near-infrared, thermal
 SUFFIXES = ("", "N", "T")  # of the layers of visible, near-infrared, thermal
@@ -41,79 +41,24 @@ class Sizes:
     threshold: float  # of the hard mask M > threshold; the release never moves it from 0
 
 
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    ours: Callable[[np.ndarray], np.ndarray]
-    theirs: Callable[[np.ndarray], np.ndarray]
-
-
-def _patch_rows(kernel: np.ndarray) -> np.ndarray:
-    return kernel.transpose(2, 3, 1, 0).reshape(-1, len(kernel))  # [D,3,p,p] -> [p*p*3, D]
-
-
-def _patch_image(kernel: np.ndarray) -> np.ndarray:
-    patch = math.isqrt(len(kernel) // 3)
-    return kernel.reshape(patch, patch, 3, -1).transpose(3, 2, 0, 1)
-
-
-_SAME = _Layout(lambda x: x, lambda x: x)
-_LINEAR = _Layout(lambda x: x.T, lambda x: x.T)
-_TOKENS = _Layout(lambda x: x[0], lambda x: x[None])
-_PATCH = _Layout(_patch_rows, _patch_image)
-
-Row = tuple[str, str, tuple[int, ...], _Layout]  # their name, our path, index into it, layout
-
-
-def _linear(theirs: str, ours: str, index: tuple[int, ...], bias: bool = True) -> Iterator[Row]:
-    yield f"{theirs}.weight", f"{ours}/kernel", index, _LINEAR
-    if bias:
-        yield f"{theirs}.bias", f"{ours}/bias", index, _SAME
-
-
-def _norm(theirs: str, ours: str, index: tuple[int, ...]) -> Iterator[Row]:
-    yield f"{theirs}.weight", f"{ours}/scale", index, _SAME
-    yield f"{theirs}.bias", f"{ours}/bias", index, _SAME
-
-
-def _block(theirs: str, ours: str, index: tuple[int, ...]) -> Iterator[Row]:
-    yield from _norm(f"{theirs}.norm1", f"{ours}/norm1", index)
-    yield from _linear(f"{theirs}.attn.qkv", f"{ours}/qkv", index)
-    yield from _linear(f"{theirs}.attn.proj", f"{ours}/proj", index)
-    yield from _norm(f"{theirs}.norm2", f"{ours}/norm2", index)
-    yield from _linear(f"{theirs}.mlp.fc1", f"{ours}/fc1", index)
-    yield from _linear(f"{theirs}.mlp.fc2", f"{ours}/fc2", index)
-
-
-def _neck(theirs: str, ours: str, index: tuple[int, ...]) -> Iterator[Row]:
-    yield f"{theirs}.weight", f"params/{ours}/scale", index, _SAME
-    yield f"{theirs}.running_mean", f"batch_stats/{ours}/mean", index, _SAME
-    yield f"{theirs}.running_var", f"batch_stats/{ours}/var", index, _SAME
-    yield f"{theirs}.bias", f"batch_stats/{ours}/bias", index, _SAME  # frozen, so no parameter
-
-
 def used_rows(depth: int) -> Iterator[Row]:
     """(their name, our path, index into its leading axes, layout) of every tensor that counts."""
     for m, (base, suffix) in enumerate(zip(TRUNKS, SUFFIXES, strict=True)):
-        yield f"{base}.cls_token", "params/trunk/class_token", (m,), _TOKENS
-        yield f"{base}.pos_embed", "params/trunk/position", (m,), _TOKENS
-        yield f"{base}.patch_embed.proj.weight", "params/trunk/patch/kernel", (m,), _PATCH
-        yield f"{base}.patch_embed.proj.bias", "params/trunk/patch/bias", (m,), _SAME
-        for i in range(depth - 1):
-            yield from _block(f"{base}.blocks.{i}", "params/trunk/blocks", (m, i))
-        yield from _block(f"b1{suffix}.0", "params/last/block", (m,))
-        yield from _norm(f"b1{suffix}.1", "params/last/norm", (m,))
-        yield from _neck(f"bottleneck{suffix}", "neck", (m,))
-        yield from _linear(f"classifier{suffix}", "params/classifier", (m,), bias=False)
+        yield from trunk(base, m, depth - 1)
+        yield from block(f"b1{suffix}.0", "params/last/block", (m,))
+        yield from norm(f"b1{suffix}.1", "params/last/norm", (m,))
+        yield from neck(f"bottleneck{suffix}", "neck", (m,))
+        yield from linear(f"classifier{suffix}", "params/classifier", (m,), bias=False)
     for a, (cross, label) in enumerate(zip(CROSS, FLARE_LABELS, strict=True)):
-        yield from _norm(f"{cross}.fn.norm", "params/mfmp/norm", (a,))
-        yield from _norm(f"{cross}.fn.fn.norm", "params/mfmp/norm2", (a,))
+        yield from norm(f"{cross}.fn.norm", "params/mfmp/norm", (a,))
+        yield from norm(f"{cross}.fn.fn.norm", "params/mfmp/norm2", (a,))
         for part in ("query", "key", "value"):
-            yield from _linear(f"{cross}.fn.fn.{part}_proj", f"params/mfmp/{part}", (a,), False)
-        yield from _linear(f"{cross}.fn.fn.out_proj", "params/mfmp/out", (a,))
-        yield from _block(f"b_{label}_label.0", "params/flare_head/block", (a,))
-        yield from _norm(f"b_{label}_label.1", "params/flare_head/norm", (a,))
-        yield from _neck(f"bottleneck_{label}_label", "flare_head/neck", (a,))
-        yield from _linear(f"classifier_{label}_label", "params/flare_head/classifier", (a,), False)
+            yield from linear(f"{cross}.fn.fn.{part}_proj", f"params/mfmp/{part}", (a,), False)
+        yield from linear(f"{cross}.fn.fn.out_proj", "params/mfmp/out", (a,))
+        yield from block(f"b_{label}_label.0", "params/flare_head/block", (a,))
+        yield from norm(f"b_{label}_label.1", "params/flare_head/norm", (a,))
+        yield from neck(f"bottleneck_{label}_label", "flare_head/neck", (a,))
+        yield from linear(f"classifier_{label}_label", "params/flare_head/classifier", (a,), False)
 
 
 def unused_tensors(
@@ -139,8 +84,8 @@ def unused_tensors(
         filled[f"{cross}.fn.fn.to_out.0.bias"] = np.zeros(width, np.float32)
     necks = [f"bottleneck{suffix}" for suffix in SUFFIXES]
     necks += [f"bottleneck_{label}_label" for label in FLARE_LABELS]
-    for neck in necks:
-        filled[f"{neck}.num_batches_tracked"] = np.zeros((), np.int64)
+    for name in necks:
+        filled[f"{name}.num_batches_tracked"] = np.zeros((), np.int64)
     return filled
 
 
@@ -175,18 +120,7 @@ def import_release(
     if problems:
         raise UserError(f"{source} is not the release's FACENet: {listed(problems)}")
     used = as_float32({**used, "threshold": state["threshold"]}, source)
-    parts: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
-    for name, path, index, layout in rows:
-        parts.setdefault(path, {})[index] = layout.ours(used[name])
-    return nest({path: _stack(pieces) for path, pieces in parts.items()}), sizes
-
-
-def _stack(pieces: Mapping[tuple[int, ...], np.ndarray]) -> np.ndarray:
-    lead = tuple(
-        1 + max(index[axis] for index in pieces) for axis in range(len(next(iter(pieces))))
-    )
-    values = np.stack([pieces[index] for index in np.ndindex(*lead)])
-    return values.reshape(*lead, *values.shape[1:])
+    return to_ours(used, rows), sizes
 
 
 def _sizes(state: Mapping[str, np.ndarray], depth: int, source: str) -> Sizes:

@@ -11,7 +11,7 @@ from facenet_jax.bench import synthetic, timing
 from facenet_jax.commands import benchmark
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "two_devices")
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 
 @pytest.fixture

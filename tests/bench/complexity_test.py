@@ -53,7 +53,6 @@ def test_every_config_has_a_row(capsys, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compile")
 def test_measured_figures_come_from_the_benchmark(capsys, monkeypatch, tmp_path):
     asked, results = [], {}
 

@@ -19,7 +19,7 @@ def config(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_a_layer_adds_is_added_for_each(config, tmp_path, quick_compile):
+def test_what_a_layer_adds_is_added_for_each(config, tmp_path):
     """The figures for four layers, from networks of two and three, are those of four."""
     table = tmp_path / "table.json"
     scaling.main(["--config", config, "--devices", "4", "--batch", "8", "--json", str(table)])

@@ -16,8 +16,6 @@ torch = pytest.importorskip("torch", reason="PyTorch, the extra `bench`, is not 
 
 from facenet_jax.bench import torch_peer, torch_training  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 RELEASE = {
     "model__mfmp__heads": 3,
     "model__mfmp__split": "windows",

@@ -180,6 +180,7 @@ def test_the_doctor_finds_all_that_is_known_of_wmveid863_and_nothing_else(wmveid
     assert wmveid863_report.exit_code == 1
 
 
+@pytest.mark.slow
 def test_the_doctor_warns_of_what_the_clean_protocol_mends(shared, wmveid863_tree):
     """The images that are in both splits leave with the seven identities that have them."""
     report = examine("wmveid863/clean", wmveid863_tree)
@@ -259,7 +260,7 @@ def test_the_samples_said_to_be_msvr310s_carry_its_keys(shared):
                 "other"
             ],
         ),
-        ("rgbnt201", rgbnt201, (4, 4), []),
+        pytest.param("rgbnt201", rgbnt201, (4, 4), [], marks=pytest.mark.slow),
         pytest.param("rgbnt100", rgbnt100, (768, 128), [], marks=pytest.mark.slow),
     ],
 )
@@ -273,7 +274,7 @@ def test_the_doctor_has_nothing_to_complain_of_in_the_other_sets(
 @pytest.mark.parametrize(
     ("name", "files", "size", "rows"),
     [
-        ("wmveid863", wmveid863, (2, 2), (3481, 1228, 1228)),
+        pytest.param(*("wmveid863", wmveid863, (2, 2), (3481, 1228, 1228)), marks=pytest.mark.slow),
         pytest.param(
             *("wmveid863/clean", wmveid863, (2, 2), (3441, 1228, 1228)), marks=pytest.mark.slow
         ),

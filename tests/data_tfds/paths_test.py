@@ -58,7 +58,7 @@ def bucket(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, quick_compile):
+def runs(tmp_path_factory):
     """(a workdir on disk, the same run on a bucket, killed once and stopped once)."""
     folder = tmp_path_factory.mktemp("runs")
     config = tiny.config(

@@ -15,7 +15,7 @@ PRODUCT = ("facenet_jax", "data_tfds", "configs", "scripts", "main")
 
 FLOORS = (
     ("data_tfds",),
-    ("types", "options", "runtime"),
+    ("types", "options", "precision", "runtime"),
     ("losses", "weights", "retrieval", "inputs"),
     ("models",),
     ("config", "objective", "optim"),

@@ -32,7 +32,7 @@ LOSS = re.compile(
     r"|losses\.triplet"
     r"|def triplet\("
     r"|weighted_triplet|regularisation triplet"
-    r"|[\"']triplet[\"'](: triplet,)?",
+    r"|[\"']triplet(_local)?[\"'](: triplet,)?",
     re.IGNORECASE,
 )
 """Where "triplet" is the loss on an anchor, a positive and a negative: its name in this field."""
@@ -40,6 +40,7 @@ LOSS = re.compile(
 EXCEPTIONS = {
     "facenet_jax/parity/parts.py": "arrays of the reference files, named triplet_* there",
     "facenet_jax/parity/model.py": "a variable with the value of the triplet loss",
+    "facenet_jax/parity/transreid.py": "names of losses in the reference files",
 }
 """{file: why its "triplet" is the loss too}."""
 

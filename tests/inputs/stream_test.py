@@ -14,8 +14,6 @@ from facenet_jax.inputs.device import DeviceSplit
 from facenet_jax.inputs.stream import Batches, OnDisk, OnDiskSplit, open_reader
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @functools.cache
 def trainer(devices):

@@ -162,7 +162,7 @@ def test_the_parameters_of_a_term_are_options():
         ({"losses__mask_kl__reduction": "mean"}, r"losses\.mask_kl\.reduction is 'mean'"),
         (
             {"losses__id__term": "identity"},
-            r"one of alignment, cdc, flare, hc, id, jeffreys, mask_kl",
+            r"one of alignment, cdc, center, flare, hc, id, jeffreys, mask_kl",
         ),
         ({"losses__id__term": "no_such_package.focal"}, "no_such_package"),
         ({"losses__id__term": "tests.losses.terms_test.NAMES"}, "no function"),

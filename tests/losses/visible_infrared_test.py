@@ -237,7 +237,7 @@ def test_terms_with_missing_images():
     both = np.concatenate(MADE[:2]), np.concatenate([LABELS, LABELS])
     value = term(terms.wrt, given=missing, on=("visible", "infrared"))
     assert value == pytest.approx(float(weighted(*both, present=rows)), rel=1e-6)
-    with pytest.raises(UserError, match="The loss mmd compares centres over modalities"):
+    with pytest.raises(UserError, match="The loss mmd works with centres of features"):
         terms.mmd(missing, BATCH, on=("visible", "infrared"))
     with pytest.raises(UserError, match="compares pairs of logits"):
         terms.jeffreys(missing, BATCH, on=("joint_visible",))

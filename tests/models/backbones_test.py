@@ -23,8 +23,6 @@ from facenet_jax.weights.merge import flatten
 from tests.support import tiny_run as tiny
 from tests.support.tiny_run import MODALITIES
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 HERE = f"tests.models.{pathlib.Path(__file__).stem}"
 KEY = jax.random.key(0)
 SPEC = DataSpec(MODALITIES, tiny.SIZE, 5)

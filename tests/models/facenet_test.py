@@ -11,8 +11,6 @@ from facenet_jax.models.facenet import FCE, MFMP, FlareHead
 from facenet_jax.models.vit import LastBlock
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KEY = jax.random.key(0)
 
 

@@ -18,8 +18,6 @@ from facenet_jax.models.layers import (
 from tests.support import tiny_run as tiny
 from tests.support.tiny_run import noise
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KEY = jax.random.key(0)
 
 

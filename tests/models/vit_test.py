@@ -9,8 +9,6 @@ from facenet_jax.models import vit
 from facenet_jax.models.backbones import stack
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KEY = jax.random.key(0)
 
 

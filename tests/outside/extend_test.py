@@ -16,7 +16,6 @@ from tests.support import tiny_run as tiny
 
 PAGE = tiny.ROOT / "docs" / "extend.md"
 PACKAGE = "my_research"
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def blocks() -> dict[str, str]:

@@ -18,7 +18,7 @@ TINY = pathlib.Path(__file__).resolve().parents[1] / "golden" / "tiny"
 
 
 @pytest.fixture(scope="module")
-def rows(quick_compile):
+def rows():
     return check_parity.check(TINY)
 
 

@@ -1,4 +1,5 @@
 import errno
+import json
 import logging
 import pathlib
 import shutil
@@ -185,46 +186,74 @@ def test_the_log_is_about_this_project(path, level, text, shown):
     assert cli.OwnLines().filter(record) == shown
 
 
-@pytest.mark.parametrize(
-    ("code", "sentence", "options"),
-    [
-        (2, "Give an experiment: python main.py --config configs/demo.py", []),
-        (2, "no.py does not exist", ["--config=configs/no.py"]),
-        (2, "model.pretrained is not set", [f"--config={CONFIGS / 'wmveid863.py'}"]),
-        (
-            2,
-            "--config.data.root",
-            [f"--config={CONFIGS / 'wmveid863.py'}", "--config.model.pretrained=none"],
-        ),
-        (
-            1,
-            "cannot be written (Not a directory)",
-            [f"--config={tiny.__file__}", "--workdir=FILE/x"],
-        ),
-        (1, "holds no checkpoint; train first", [f"--config={tiny.__file__}", "--mode=evaluate"]),
-        (2, "no option 'widht'. Did you mean width?", ["--config.model.widht=3", "--workdir=OLD"]),
-        (1, "There is no folder", ["--mode=embed"]),
-    ],
+SENTENCES = (
+    (2, "Give an experiment: python main.py --config configs/demo.py", []),
+    (2, "no.py does not exist", ["--config=configs/no.py", "--workdir=RUN"]),
+    (2, "model.pretrained is not set", [f"--config={CONFIGS / 'wmveid863.py'}", "--workdir=RUN"]),
+    (
+        2,
+        "--config.data.root",
+        [f"--config={CONFIGS / 'wmveid863.py'}", "--config.model.pretrained=none", "--workdir=RUN"],
+    ),
+    (
+        1,
+        "cannot be written (Not a directory)",
+        [f"--config={tiny.__file__}", "--workdir=FILE/x"],
+    ),
+    (
+        1,
+        "holds no checkpoint; train first",
+        [f"--config={tiny.__file__}", "--mode=evaluate", "--workdir=RUN"],
+    ),
+    (2, "no option 'widht'. Did you mean width?", ["--config.model.widht=3", "--workdir=OLD"]),
+    (1, "There is no folder", ["--mode=embed", "--workdir=RUN"]),
 )
-def test_main_says_one_sentence_and_its_exit_code(tmp_path, code, sentence, options):
-    file = tmp_path / "file"
-    file.write_text("")
-    if not any(option.startswith("--workdir") for option in options) and options:
-        options = [*options, f"--workdir={tmp_path / 'run'}"]
-    (tmp_path / "old").mkdir()
-    shutil.copy(OLD, tmp_path / "old")
+"""(exit code, part of the sentence, options) of main.py."""
+
+START = """
+import json, os, sys
+from facenet_jax import commands
+from facenet_jax.commands import run
+for number, options in enumerate(json.loads(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(f"{sys.argv[2]}/{number}", os.O_CREAT | os.O_WRONLY), 2)
+        sys.argv = ["main.py", *options]
+        os._exit(commands.main(options))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+"""main.py with each of many command lines: it imports once, and a copy of it runs for each."""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """(exit code, what it wrote to stderr) of each of SENTENCES."""
+    folder = tmp_path_factory.mktemp("main")
+    (folder / "file").write_text("")
+    (folder / "old").mkdir()
+    shutil.copy(OLD, folder / "old")
+    places = {"FILE": folder / "file", "OLD": folder / "old", "RUN": folder / "run"}
+    lines = json.dumps([options for *_, options in SENTENCES])
+    for name, path in places.items():
+        lines = lines.replace(f"--workdir={name}", f"--workdir={path}")
     done = subprocess.run(
-        [
-            sys.executable,
-            tiny.ROOT / "main.py",
-            *(x.replace("FILE", str(file)).replace("OLD", str(tmp_path / "old")) for x in options),
-        ],
+        [sys.executable, "-c", START, lines, folder],
         env=tiny.environment(),
         cwd=tiny.ROOT,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == code, done.stderr
-    (line,) = done.stderr.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert not (folder / "run").exists()  # a refused start leaves nothing behind
+    codes = map(int, done.stdout.split())
+    return [(code, (folder / str(i)).read_text()) for i, code in enumerate(codes)]
+
+
+@pytest.mark.parametrize("number", range(len(SENTENCES)))
+def test_main_says_one_sentence_and_its_exit_code(said, number):
+    code, sentence, _ = SENTENCES[number]
+    found, text = said[number]
+    assert found == code, text
+    (line,) = text.splitlines()
     assert line.startswith("main.py: ")
     assert sentence in line

@@ -58,7 +58,7 @@ def test_a_container_has_what_it_is_given(tmp_path, monkeypatch):
     assert memory.of_device(mesh) == 1000000
 
 
-def test_a_budget_counts_what_each_device_holds(quick_compile):
+def test_a_budget_counts_what_each_device_holds():
     t = tiny.Trainer(
         tiny.config("three_stream", train__shard_state=True, train__shard_above=512), 4
     )

@@ -50,7 +50,7 @@ def test_the_workdir_says_what_the_checkpoint_is(imported):
     assert spec.modalities == ("visible", "near_infrared", "thermal")
 
 
-def test_an_import_is_evaluated_and_embedded(tmp_path, quick_compile):
+def test_an_import_is_evaluated_and_embedded(tmp_path):
     state = read_checkpoint(TINY)
     of_four = {k: v[:4] if k in CLASSIFIERS else v for k, v in state.items()}
     write_state_dict(tmp_path / "four.pth", of_four)

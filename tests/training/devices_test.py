@@ -21,8 +21,6 @@ from facenet_jax.runtime import mesh
 from facenet_jax.runtime.checkpoint import Checkpoints
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 STEPS = 10  # to compare; rounding errors grow from step to step
 RUN = 60  # steps of the runs in processes of their own, which must last until a signal comes
 PLAIN = ("loss", "loss_id", "loss_triplet")  # of the baseline

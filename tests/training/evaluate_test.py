@@ -18,8 +18,6 @@ from facenet_jax.runtime.mesh import replicate
 from facenet_jax.step import State
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 CAMERA = Protocol("tiny/camera", junk="camera")
 EVERY = slice(0, None, 3)
 

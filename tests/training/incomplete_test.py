@@ -22,8 +22,6 @@ from facenet_jax.runtime.mesh import replicate
 from facenet_jax.step import State
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 PLAIN = {"augment__flip": 0.0, "augment__pad": 0, "model__drop_path": 0.0}
 """A step on the pictures as they are."""
 

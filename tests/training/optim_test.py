@@ -4,6 +4,8 @@ import numpy as np
 import optax
 import pytest
 
+from data_tfds.errors import UserError
+from facenet_jax import config as configs
 from facenet_jax import optim
 from facenet_jax.models import Group
 from tests.support import tiny_run as tiny
@@ -178,6 +180,47 @@ def test_sgd_is_torchs():
             )
     for name, value in expected.items():
         np.testing.assert_allclose(result[name], value, rtol=1e-5, atol=1e-6, err_msg=str(name))
+
+
+def test_adam_couples_the_decay_into_the_gradient_of_everything():
+    """torch.optim.Adam: g + decay p enters both moments, biases and scales included."""
+    c = section(name="adam", betas=(0.9, 0.99), weight_decay=0.1, clip=0.0)
+    with jax.numpy_dtype_promotion("standard"):  # which optax.scale_by_adam needs
+        result = five_steps(c)
+    expected, m, v = flat(PARAMS), {}, {}
+    for step, (rate, bias_rate) in enumerate(RATES):
+        for name, g in flat(gradients(step)).items():
+            g = g + 0.1 * expected[name]
+            m[name] = 0.9 * m.get(name, 0) + 0.1 * g
+            v[name] = 0.99 * v.get(name, 0) + 0.01 * g**2
+            root = np.sqrt(v[name] / (1 - 0.99 ** (step + 1))) + 1e-8
+            direction = m[name] / (1 - 0.9 ** (step + 1)) / root
+            rate_of_it = bias_rate if name[-1] == "bias" else rate
+            expected[name] = expected[name] - rate_of_it * direction
+    for name, value in expected.items():
+        np.testing.assert_allclose(result[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_multistep_warms_up_and_falls_at_its_milestones():
+    """CCNet on MSVR310: epochs 1 to 10 rise from 0.01, then a tenth at 300 and again at 550."""
+    c = section(
+        schedule="multistep",
+        learning_rate=3.5e-4,
+        warmup=10.0,
+        milestones=(300, 550),
+        gamma=0.1,
+        bias_lr_factor=1.0,
+    )
+    share = {1: 0.109, 5: 0.505, 9: 0.901, 10: 1, 299: 1, 300: 0.1, 549: 0.1, 550: 0.01, 1200: 0.01}
+    rates = table(c, list(share), 1200)
+    np.testing.assert_allclose(rates[:, 0], 3.5e-4 * np.array(list(share.values())), rtol=1e-6)
+    np.testing.assert_array_equal(rates[:, 0], rates[:, 1])
+
+
+@pytest.mark.parametrize("milestones", [(70, 40), (40, 40), (-1,), ("40",)])
+def test_milestones_rise(milestones):
+    with pytest.raises(UserError, match=r"optim.milestones is .* rising numbers"):
+        configs.check(tiny.config(optim__milestones=milestones))
 
 
 def test_adamw_decays_kernels_alone():

@@ -12,8 +12,6 @@ from facenet_jax import objective, step
 from facenet_jax.inputs import augment
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 WEIGHTS = {
     "losses__id__weight": 0.5,
     "losses__triplet__weight": ((0.0, 0.0), (0.5, 2.0)),

@@ -96,7 +96,7 @@ def signal_after(process, folder, lines, what):
     return process.returncode, errors
 
 
-def test_killed_and_restarted_ends_with_the_same_bits(place, straight, log_lines, quick_compile):
+def test_killed_and_restarted_ends_with_the_same_bits(place, straight, log_lines):
     """SIGKILL at a random step, then SIGTERM at another, then to the end."""
     folder, moment = place / "broken", random.SystemRandom()
     first, second = moment.randint(2, 25), moment.randint(27, 40)
@@ -249,7 +249,7 @@ def test_embed_reproduces_the_files_of_the_run(straight, copy):
     assert batch in command
 
 
-def test_evaluate_reproduces_result_and_embeddings_of_the_run(straight, copy, quick_compile):
+def test_evaluate_reproduces_result_and_embeddings_of_the_run(straight, copy):
     before = {name: (copy / name).read_bytes() for name in ("config.json", "environment.json")}
     with tiny.on(1):
         evaluate.evaluate(stored.read_config(copy), copy)
@@ -319,7 +319,7 @@ def baseline(place, **changes):
     return c
 
 
-def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(place, quick_compile):
+def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(place):
     """The weight of the triplet loss explodes at step 31 of 60."""
     weight = ((0.0, 1.0), (0.49, 1.0), (0.51, 1e39))
     config, folder = baseline(place, losses__triplet__weight=weight), place / "infinite"
@@ -362,7 +362,7 @@ def test_the_line_of_progress_says_a_sum(log_lines):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_full_disk_while_saving_is_one_sentence(place, quick_compile, capsys):
+def test_a_full_disk_while_saving_is_one_sentence(place, capsys):
     """Every file is limited to less than a checkpoint needs, as on a disk that fills up."""
     folder, limits = place / "full", resource.getrlimit(resource.RLIMIT_FSIZE)
     least = "jax_persistent_cache_min_compile_time_secs"

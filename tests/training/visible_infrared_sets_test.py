@@ -12,8 +12,6 @@ from facenet_jax.retrieval.protocols import by_name
 from tests.support import small_datasets as trees
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def trainer(dataset):
     config = tiny.config(

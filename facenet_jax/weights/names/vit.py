@@ -9,30 +9,20 @@ row or the file is refused, with everything that does not fit in one message.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from data_tfds.errors import UserError
-from facenet_jax.weights.files import as_float32
 from facenet_jax.weights.messages import listed, shown
-
-IGNORED = ""  # the canonical name of what a ViT file holds and a trunk does not need
-
-Layout = Callable[[np.ndarray], np.ndarray]
-Row = tuple[str, str, Layout]
-
-
-def _same(x: np.ndarray) -> np.ndarray:
-    return x
-
-
-def _transpose(x: np.ndarray) -> np.ndarray:
-    return x.T  # [out, in] -> [in, out]
-
-
-def _image_kernel(x: np.ndarray) -> np.ndarray:
-    return x.transpose(2, 3, 1, 0)  # [D, 3, p, p] -> [p, p, 3, D]
+from facenet_jax.weights.names.tables import (
+    IGNORED,
+    Row,
+    image_kernel,
+    same,
+    translate,
+    transpose,
+)
 
 
 def _drop_first(x: np.ndarray) -> np.ndarray:
@@ -50,24 +40,24 @@ def _join_heads_in(x: np.ndarray) -> np.ndarray:
 def _linear(theirs: str, ours: str) -> list[Row]:
     """Rows of a torch Linear; `theirs` is a pattern."""
     return [
-        (theirs + r"\.weight", ours + "/kernel", _transpose),
-        (theirs + r"\.bias", ours + "/bias", _same),
+        (theirs + r"\.weight", ours + "/kernel", transpose),
+        (theirs + r"\.bias", ours + "/bias", same),
     ]
 
 
 def _norm(theirs: str, ours: str) -> list[Row]:
     """Rows of a torch LayerNorm; `theirs` is a pattern."""
     return [
-        (theirs + r"\.weight", ours + "/scale", _same),
-        (theirs + r"\.bias", ours + "/bias", _same),
+        (theirs + r"\.weight", ours + "/scale", same),
+        (theirs + r"\.bias", ours + "/bias", same),
     ]
 
 
 _TIMM_BODY: list[Row] = [
     (r"cls_token", "class_token", _drop_first),
     (r"pos_embed", "position", _drop_first),
-    (r"patch_embed\.proj\.weight", "patch/kernel", _image_kernel),
-    (r"patch_embed\.proj\.bias", "patch/bias", _same),
+    (r"patch_embed\.proj\.weight", "patch/kernel", image_kernel),
+    (r"patch_embed\.proj\.bias", "patch/bias", same),
     *_norm(r"blocks\.(\d{1,3})\.norm1", r"blocks/\1/norm1"),
     *_linear(r"blocks\.(\d{1,3})\.attn\.qkv", r"blocks/\1/qkv"),
     *_linear(r"blocks\.(\d{1,3})\.attn\.proj", r"blocks/\1/proj"),
@@ -76,12 +66,12 @@ _TIMM_BODY: list[Row] = [
     *_linear(r"blocks\.(\d{1,3})\.mlp\.fc2", r"blocks/\1/fc2"),
     *_norm(r"norm", "norm"),
 ]
-_TIMM: list[Row] = [*_TIMM_BODY, (r"(head|fc_norm|pre_logits)\..+", IGNORED, _same)]
+_TIMM: list[Row] = [*_TIMM_BODY, (r"(head|fc_norm|pre_logits)\..+", IGNORED, same)]
 
 _DINO_PREFIX = r"(?:module\.)?(?:backbone\.)?"
 _DINO: list[Row] = [
     *((_DINO_PREFIX + row[0], *row[1:]) for row in _TIMM_BODY),
-    (r"(?:module\.)?(head|fc_norm|pre_logits)\..+", IGNORED, _same),
+    (r"(?:module\.)?(head|fc_norm|pre_logits)\..+", IGNORED, same),
 ]
 
 _BLOCK = r"Transformer/encoderblock_(\d{1,3})/"
@@ -89,16 +79,16 @@ _ATTENTION = _BLOCK + r"MultiHeadDotProductAttention_1/"
 _GOOGLE: list[Row] = [
     (r"cls", "class_token", _drop_first),
     (r"Transformer/posembed_input/pos_embedding", "position", _drop_first),
-    (r"embedding/(kernel|bias)", r"patch/\1", _same),
-    (_BLOCK + r"LayerNorm_0/(scale|bias)", r"blocks/\1/norm1/\2", _same),
+    (r"embedding/(kernel|bias)", r"patch/\1", same),
+    (_BLOCK + r"LayerNorm_0/(scale|bias)", r"blocks/\1/norm1/\2", same),
     (_ATTENTION + r"(query|key|value)/(kernel|bias)", r"blocks/\1/\2/\3", _join_heads),
     (_ATTENTION + r"out/kernel", r"blocks/\1/proj/kernel", _join_heads_in),
-    (_ATTENTION + r"out/bias", r"blocks/\1/proj/bias", _same),
-    (_BLOCK + r"LayerNorm_2/(scale|bias)", r"blocks/\1/norm2/\2", _same),
-    (_BLOCK + r"MlpBlock_3/Dense_0/(kernel|bias)", r"blocks/\1/fc1/\2", _same),
-    (_BLOCK + r"MlpBlock_3/Dense_1/(kernel|bias)", r"blocks/\1/fc2/\2", _same),
-    (r"Transformer/encoder_norm/(scale|bias)", r"norm/\1", _same),
-    (r"(head|pre_logits)/.+", IGNORED, _same),
+    (_ATTENTION + r"out/bias", r"blocks/\1/proj/bias", same),
+    (_BLOCK + r"LayerNorm_2/(scale|bias)", r"blocks/\1/norm2/\2", same),
+    (_BLOCK + r"MlpBlock_3/Dense_0/(kernel|bias)", r"blocks/\1/fc1/\2", same),
+    (_BLOCK + r"MlpBlock_3/Dense_1/(kernel|bias)", r"blocks/\1/fc2/\2", same),
+    (r"Transformer/encoder_norm/(scale|bias)", r"norm/\1", same),
+    (r"(head|pre_logits)/.+", IGNORED, same),
 ]
 
 # On disk, and as transformers 5 renames it in memory.
@@ -107,8 +97,8 @@ _LAYER = _VIT + r"(?:encoder\.layer|layers)\.(\d{1,3})\."
 _HUGGING_FACE: list[Row] = [
     (_VIT + r"embeddings\.cls_token", "class_token", _drop_first),
     (_VIT + r"embeddings\.position_embeddings", "position", _drop_first),
-    (_VIT + r"embeddings\.patch_embeddings\.projection\.weight", "patch/kernel", _image_kernel),
-    (_VIT + r"embeddings\.patch_embeddings\.projection\.bias", "patch/bias", _same),
+    (_VIT + r"embeddings\.patch_embeddings\.projection\.weight", "patch/kernel", image_kernel),
+    (_VIT + r"embeddings\.patch_embeddings\.projection\.bias", "patch/bias", same),
     *_norm(_LAYER + r"layernorm_before", r"blocks/\1/norm1"),
     *_linear(_LAYER + r"attention\.attention\.(query|key|value)", r"blocks/\1/\2"),
     *_linear(_LAYER + r"attention\.q_proj", r"blocks/\1/query"),
@@ -119,7 +109,7 @@ _HUGGING_FACE: list[Row] = [
     *_linear(_LAYER + r"(?:intermediate\.dense|mlp\.fc1)", r"blocks/\1/fc1"),
     *_linear(_LAYER + r"(?:output\.dense|mlp\.fc2)", r"blocks/\1/fc2"),
     *_norm(_VIT + r"layernorm", "norm"),
-    (_VIT + r"(embeddings\.mask_token|(pooler|classifier|decoder)\..+)", IGNORED, _same),
+    (_VIT + r"(embeddings\.mask_token|(pooler|classifier|decoder)\..+)", IGNORED, same),
 ]
 
 # The first whose pattern starts a key of the file; DINO before timm, whose names it prefixes.
@@ -147,27 +137,7 @@ def to_canonical(
     complete ViT.
     """
     family, rows = _family(flat, source)
-    targets: dict[str, tuple[str, Layout]] = {}  # by the names that fill something
-    ignored, problems, unknown = [], [], []
-    for name in flat:
-        found = ((re.fullmatch(pattern, name), ours, layout) for pattern, ours, layout in rows)
-        match, ours, layout = next((row for row in found if row[0]), (None, "", _same))
-        if match is None:
-            unknown.append(f"this model has no place for {shown(name)}")
-        elif ours == IGNORED:
-            ignored.append(name)
-        else:
-            targets[name] = (match.expand(ours), layout)
-    canonical: dict[str, np.ndarray] = {}
-    for name, array in as_float32({name: flat[name] for name in targets}, source).items():
-        ours, layout = targets[name]
-        if ours in canonical:
-            problems.append(f"{shown(name)} is a second {ours}")
-            continue
-        try:
-            canonical[ours] = layout(array)
-        except (ValueError, IndexError, TypeError):
-            problems.append(f"{shown(name)} has shape {list(array.shape)}")
+    canonical, ignored, problems, unknown = translate(flat, rows, source)
     canonical, missing, shapes = _complete(canonical)
     problems += [f"{source} lacks {name}" for name in missing] + shapes + unknown
     if problems:
