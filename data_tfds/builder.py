@@ -148,7 +148,7 @@ class SampleBuilder(tfds.core.ShardBasedBuilder):
             name = self.name if name == f"{self.name}/official" else name
             raise UserError(
                 f"The data set {name} is {at}. {self.builder_config.instructions} Then set "
-                "--config.data.root=DIR (--root DIR of scripts/prepare.py) to that folder.",
+                "--config.data.root=DIR (--root DIR of doctor and prepare) to that folder.",
                 exit_code=2,
             )
         return source

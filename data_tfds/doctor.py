@@ -14,7 +14,7 @@ from data_tfds.builder import SampleBuilder
 from data_tfds.images import ImageError
 from data_tfds.listing import Listing
 from data_tfds.pixels import Pixels, read_pixels
-from data_tfds.samples import Protocol, Sample
+from data_tfds.samples import VISIBLE, Protocol, Sample
 from data_tfds.sets import lookup
 from data_tfds.source import Source
 
@@ -24,7 +24,11 @@ REFUSED = "refuses the data set"
 LISTED = {
     "stray": ("warning", "files belong to no sample", "leaves them out"),
     "identity": ("error", "identities cannot be used", REFUSED),
-    "name": ("error", "names do not say what they must", REFUSED),
+    "name": (
+        "error",
+        "names or rows do not say what they must (camera, ...)",
+        REFUSED,
+    ),
     "empty": ("error", "splits are empty", REFUSED),
 }
 """Problems of a listing: severity, what, what the builder does about them."""
@@ -73,7 +77,7 @@ def examine(name: str, root: str, incomplete: str = "error") -> Report:
     findings = [
         *_listed(listing, builder),
         *_counts(splits, builder),
-        *_images(source, pixels),
+        *_images(source, pixels, listing.images),
         *_sizes(listing, pixels),
         *_across(listing, builder),
         *_duplicates(splits, pixels),
@@ -127,7 +131,9 @@ def _counts(splits: dict[str, list[Sample]], builder: SampleBuilder) -> Iterator
             yield Finding("warning", what + of, USED)
 
 
-def _images(source: Source, pixels: dict[str, Pixels]) -> Iterator[Finding]:
+def _images(
+    source: Source, pixels: dict[str, Pixels], modality_of: dict[str, str]
+) -> Iterator[Finding]:
     unusable = collections.defaultdict(list)
     for found in pixels.values():
         if found.error is not None:
@@ -143,10 +149,14 @@ def _images(source: Source, pixels: dict[str, Pixels]) -> Iterator[Finding]:
     for kind, texts in sorted(unusable.items()):
         what = names.get(kind, f"images have mode {kind}")
         yield Finding("error", f"{len(texts)} {what}", REFUSED, tuple(texts))
-    grey = tuple(source.where(path) for path, found in pixels.items() if found.grey)
+    grey = tuple(
+        source.where(path)
+        for path, found in pixels.items()
+        if found.grey and modality_of[path] == VISIBLE  # the others have no colour to lose
+    )
     if grey:
         does = "takes them as three equal channels"
-        yield Finding("warning", f"{len(grey)} images are grey", does, grey)
+        yield Finding("warning", f"{len(grey)} visible images are grey", does, grey)
     cut = tuple(source.where(path) for path, found in pixels.items() if found.cut_off)
     if cut:
         what = f"{len(cut)} images are cut off, and grey from there on"

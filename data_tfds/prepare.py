@@ -9,6 +9,7 @@ import io
 import json
 import pathlib
 import shutil
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -108,6 +109,15 @@ def prepare(
                 )
             logging.info("Prepared %s in %s (%.1f s).", name, folder, time.time() - start)
     return _opened(builder, folder, protocol)
+
+
+def refuse_absent(name: str, root: str) -> None:
+    """UserError, as from `prepare`, where no file of the data set is at `root`; opens no image."""
+    if is_remote(root) and root.endswith(".zip"):
+        return  # looked for when it is downloaded
+    cls, config = lookup(name)
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        cls(data_dir=scratch, config=config, root=root).source  # noqa: B018 (found when asked for)
 
 
 def _opened(

@@ -2,7 +2,7 @@
 
 import facenet_jax
 network = facenet_jax.load("runs/wmveid863")
-embedding = network.embed(visible=images, thermal=others)     # [N, E] float32
+embedding = network.embed(visible="car.jpg", thermal="car.png")     # [1, E] float32
 """
 
 import dataclasses
@@ -20,9 +20,12 @@ from PIL import Image
 from data_tfds import flare
 from data_tfds.decoded import RESIZE
 from data_tfds.errors import UserError
+from data_tfds.images import picture, pictures
 from data_tfds.paths import open_path
 from facenet_jax import models, run, step, stored
 from facenet_jax.optim import optimizer
+from facenet_jax.runtime import compile_cache
+from facenet_jax.runtime.progress import Bar
 from facenet_jax.types import Batch
 
 
@@ -35,48 +38,75 @@ class Network:
     variables: Any  # {"params": ..., "batch_stats": ...}
     step: int  # of the checkpoint
 
+    def __repr__(self) -> str:
+        spec, size = self.model.spec, " x ".join(map(str, self.model.spec.image_size))
+        modalities = ", ".join(spec.modalities)
+        return f"<Network {self.config.model.name}: {modalities}; {size} pixels; step {self.step}>"
+
     def embed(
         self,
         batch: int = 64,
         labels: Mapping[str, np.ndarray] | None = None,
-        **images: Sequence[np.ndarray],
+        **images: Any,
     ) -> np.ndarray:
         """Embeddings float32 [N, E], not normalised; the columns of `parts(modalities)`.
 
         Args:
-            batch: samples per call of the device.
+            batch: samples per call of the device, at most; the last call takes as many as the next
+                power of two.
             labels: what is known of the samples beside their images, for a model that looks at it,
                 such as {"view": whole numbers [N]}, or [N, modalities given] in their order. What
                 is not given is unknown (-1), and flare is measured.
             images: one keyword for each modality, such as `visible`, `near_infrared`, `thermal`, or
-                some of them: N images of one size or many, uint8 [h, w, 3] (or [h, w]). Row i of
-                every modality shows the same vehicle at the same instant.
+                some of them: one image or N of them, of one size or many. An image is the path of
+                a file, a Pillow image, or an array [h, w, 3] or [h, w], uint8 or floats in 0..1.
+                Image i of every modality shows the same vehicle at the same instant.
 
         Raises UserError for no modality or an unknown one, for modalities that differ in number,
-        and for a label that the model does not know or of another number.
+        for what is no image of 8 bits, and for a label that the model does not know or of another
+        number.
         """
         known = self.model.spec.modalities
         if set(images) - set(known) or not images:
             raise UserError(
                 f"embed() got the modalities {sorted(images) or 'none'}; it takes any of {known}."
             )
-        counts = {modality: len(rows) for modality, rows in images.items()}
+        if not isinstance(batch, int) or batch < 1:
+            raise UserError(f"embed() got batch = {batch!r}; it is a whole number of 1 or more.")
+        modalities = tuple(modality for modality in known if modality in images)
+        rows = {modality: pictures(images[modality], modality) for modality in modalities}
+        counts = {modality: len(each) for modality, each in rows.items()}
         if len(set(counts.values())) > 1 or not all(counts.values()):
             raise UserError(f"embed() needs as many images of every modality, and got {counts}.")
-        modalities = tuple(modality for modality in known if modality in images)
-        total = next(iter(counts.values()))
+        total = counts[modalities[0]]
         given = self.check_labels(labels or {}, total, len(modalities))
         found = []
-        for start in range(0, total, batch):
-            # The last batch is filled up, so that one program serves all.
-            rows = np.minimum(np.arange(start, start + batch), total - 1)
-            real = np.arange(start, start + batch) < total
-            pixels = np.stack([[self.prepare(images[m][i]) for i in rows] for m in modalities])
-            columns = self.labels({m: [images[m][i] for i in rows] for m in modalities})
-            columns |= {name: column[:, rows] for name, column in given.items()}
-            columns["flare"] = columns["flare"] & real[None]
-            found.append(self.forward(modalities)(self.variables, pixels, columns))
-        return np.concatenate([np.asarray(part) for part in found])[:total]
+        with Bar("embedding", total, "samples") as bar:
+            for start in range(0, total, batch):
+                some = slice(start, min(start + batch, total))
+                found.append(self.embed_some({m: rows[m][some] for m in modalities}, given, some))
+                bar.update(len(found[-1]))
+        return np.concatenate(found)
+
+    def embed_some(
+        self, images: Mapping[str, Sequence[Any]], given: Mapping[str, np.ndarray], some: slice
+    ) -> np.ndarray:
+        """The embeddings [n, E] of the samples `some`, whose images and given labels these are."""
+        first = some.start
+        opened = {
+            modality: [picture(each, f"{modality}[{i}]") for i, each in enumerate(row, first)]
+            for modality, row in images.items()
+        }
+        pixels = np.stack([[self.prepare(each) for each in row] for row in opened.values()])
+        columns = self.labels(opened) | {name: column[:, some] for name, column in given.items()}
+        # A power of two of samples, so that few programs serve all numbers. The last sample fills
+        # up, without its flare: a gate may depend on all samples of the batch.
+        count = pixels.shape[1]
+        rest = (1 << (count - 1).bit_length()) - count
+        pixels = np.pad(pixels, [(0, 0), (0, rest), *[(0, 0)] * 3], mode="edge")
+        fill = {name: "constant" if name == "flare" else "edge" for name in columns}
+        columns = {k: np.pad(x, [(0, 0), (0, rest)], mode=fill[k]) for k, x in columns.items()}
+        return np.asarray(self.forward(tuple(images))(self.variables, pixels, columns))[:count]
 
     def check_labels(
         self, labels: Mapping[str, np.ndarray], total: int, modalities: int
@@ -106,13 +136,13 @@ class Network:
         types = dict.fromkeys(self.model.spec.labels, np.int32) | {"flare": bool}
         return step.embedding_parts(self.model, names, types)[0]
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """One image as the network takes it: uint8 [H, W, 3]."""
+    def prepare(self, image: Any) -> np.ndarray:
+        """One image, as `embed` takes them, as the network takes it: uint8 [H, W, 3]."""
         height, width = self.model.spec.image_size
-        picture = Image.fromarray(np.asarray(image)).convert("RGB")
-        return np.asarray(picture.resize((width, height), RESIZE[self.config.data.test_resize]))
+        resize = RESIZE[self.config.data.test_resize]
+        return np.asarray(picture(image, "The image").resize((width, height), resize))
 
-    def labels(self, images: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+    def labels(self, images: Mapping[str, Sequence[Image.Image]]) -> dict[str, np.ndarray]:
         """The labels [M, B] of images as they came: flare from their pixels, others unknown (-1).
 
         Flare is False where a modality is not given: without it nothing is enhanced.
@@ -122,18 +152,14 @@ class Network:
         labels["flare"] = np.zeros(shape, bool)
         if len(images) < len(self.model.spec.modalities):
             return labels
-        pictures = {
-            modality: [Image.fromarray(np.asarray(image)).convert("RGB") for image in rows]
-            for modality, rows in images.items()
-        }
         statistics = (
-            [[measure(picture) for picture in row] for row in pictures.values()]
+            [[measure(image) for image in row] for row in images.values()]
             for measure in (flare.luma_fraction, flare.histogram_ratio)
         )
         data = self.config.data
         flared = flare.labels(
             *(np.float32(each).T for each in statistics),
-            tuple(pictures),
+            tuple(images),
             statistic=data.flare_statistic,
             rule=data.flare_rule,
             threshold=data.flare_threshold,
@@ -151,8 +177,21 @@ class Network:
         return jax.jit(forward)
 
 
-def load(folder: str | os.PathLike[str], which: str = "last") -> Network:
-    """The network of a workdir, from its `last` or its `best` checkpoint. No data set is needed."""
+def load(
+    folder: str | os.PathLike[str],
+    which: str = "last",
+    compiled: str | os.PathLike[str] | None = None,
+) -> Network:
+    """The network of a workdir, from its `last` or its `best` checkpoint. No data set is needed.
+
+    `compiled` is a folder that keeps compiled programs, so that the first `embed` of the next
+    process need not compile; "" is none. By default it is the one that JAX is set to, or else
+    `compile_cache.default()`.
+    """
+    if compiled is not None or not jax.config.jax_compilation_cache_dir:
+        compile_cache.use(compile_cache.default() if compiled is None else compiled)
+    if which not in ("last", "best"):
+        raise UserError(f"load() got which = {which!r}; it is 'last' or 'best'.")
     folder = open_path(folder)
     config, spec = stored.read_config(folder), stored.read_spec(folder)
     checkpoints = run.open_checkpoints(folder)

@@ -1,7 +1,7 @@
 """Images of query and gallery in, embeddings out: the sides of a protocol on the devices."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,9 +12,11 @@ from data_tfds.samples import Protocol, Side, Split
 from facenet_jax.inputs.dataset import Dataset
 from facenet_jax.inputs.device import DeviceSplit
 from facenet_jax.inputs.stream import OnDiskSplit, open_reader
+from facenet_jax.models import Model
 from facenet_jax.retrieval import Embeddings
 from facenet_jax.run import Run, on_devices
 from facenet_jax.runtime.mesh import replicated
+from facenet_jax.runtime.progress import Bar
 from facenet_jax.step import State, embedding_parts, make_extract
 
 Embedded = tuple[Embeddings, Embeddings]
@@ -110,7 +112,7 @@ def embed(run: Run, state: State, of: EvalSet, modalities: tuple[str, ...] = ())
             embed_rows(run, variables, half, half.rows, modalities) for half in (query, gallery)
         ]
     return tuple(
-        as_embeddings(array, parts, half.split)
+        as_embeddings(array, parts, half.split, mixed_parts(run.model, parts))
         for (array, parts), half in zip(both, (query, gallery), strict=True)
     )
 
@@ -135,12 +137,14 @@ def embed_rows(
     types = {name: columns[0].dtype for name, columns in labels.items()}
     parts, _ = embedding_parts(run.model, names, types)
     extract, found = make_extract(run.model, run.mesh, names), []
-    with open_reader(data, plan, 1, run.mesh, workers=run.config.data.workers) as read:
+    reader = open_reader(data, plan, 1, run.mesh, workers=run.config.data.workers)
+    with reader as read, Bar("embedding", total, "samples") as bar:
         for i in range(len(plan)):
             real = jnp.asarray(index[i] < total)
             found.append(extract(variables, read(1), jnp.asarray(plan[i]), real))
             if i >= 2:  # no more windows of a stream in device memory than two
                 found[i - 2].block_until_ready()
+                bar.update(batch)
     embedding = np.concatenate([np.asarray(part) for part in found])[:total]
     if not np.isfinite(embedding).all():
         raise UserError("The network gives embeddings that are not finite; its training diverged.")
@@ -159,8 +163,18 @@ def only(data: DeviceSplit | OnDiskSplit, chosen: list[int]) -> DeviceSplit | On
     )
 
 
+def mixed_parts(model: Model, parts: Iterable[str]) -> tuple[str, ...]:
+    """The parts of an embedding that in some rows hold something of other modalities."""
+    parts = tuple(parts)
+    whole = set(model.spec.modalities) <= set(parts)  # of fewer, each is seen by its own branch
+    return tuple(part for part in parts if part in model.mixes) if whole else ()
+
+
 def as_embeddings(
-    embedding: np.ndarray, parts: Mapping[str, tuple[int, int]], split: Split
+    embedding: np.ndarray,
+    parts: Mapping[str, tuple[int, int]],
+    split: Split,
+    mixed: tuple[str, ...] = (),
 ) -> Embeddings:
     """Embeddings with the labels of their samples."""
     labels = dict(split.labels) | {"identity_name": split.identity_name}
@@ -168,4 +182,4 @@ def as_embeddings(
         labels.pop(statistic, None)
     if not split.complete:
         labels["present"] = (split.rows >= 0).T
-    return Embeddings(embedding, dict(parts), split.identity, split.name, labels)
+    return Embeddings(embedding, dict(parts), split.identity, split.name, labels, mixed=mixed)

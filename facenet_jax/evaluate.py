@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from data_tfds.errors import UserError
-from data_tfds.paths import Place
+from data_tfds.paths import Place, is_remote
 from data_tfds.samples import Split
 from facenet_jax import retrieval, stored
 from facenet_jax.embed import (
@@ -125,6 +125,15 @@ def export_only(config: ml_collections.ConfigDict, workdir: Place) -> None:
     checkpoints.close()
 
 
+def refuse_no_folder(workdir: Place) -> None:
+    """Raises UserError where there is no such folder, so that none is made of a mistyped name."""
+    if not is_remote(workdir) and not workdir.is_dir():
+        raise UserError(
+            f"There is no folder {workdir}, so it holds no checkpoint; train first, or correct "
+            "--workdir."
+        )
+
+
 def best_step(checkpoints: Checkpoints) -> int:
     """The step of the best checkpoint. Raises UserError where none has a score."""
     step = checkpoints.best()
@@ -169,7 +178,8 @@ def open_trained(
 def require_checkpoint(workdir: Place) -> None:
     """Raises UserError, before anything is written, where a workdir has nothing to evaluate."""
     found = None
-    if (workdir / "checkpoints").exists():  # to open what is not there would make it
+    # To open what is not there would make it; a bucket has no folders.
+    if is_remote(workdir) or (workdir / "checkpoints").exists():
         checkpoints = open_checkpoints(workdir)
         found = checkpoints.latest()
         checkpoints.close()

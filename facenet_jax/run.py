@@ -34,7 +34,7 @@ from facenet_jax.optim import Groups, check_groups, optimizer, parameter_groups,
 from facenet_jax.runtime import memory
 from facenet_jax.runtime.checkpoint import Checkpoints
 from facenet_jax.runtime.mesh import check_divides, device_put, make_mesh, replicate, replicated
-from facenet_jax.step import Schedule, State, initial_state, make_chunk, state_sharding
+from facenet_jax.step import Schedule, State, initial_state, make_chunk, schedule, state_sharding
 from facenet_jax.types import DataSpec
 
 
@@ -62,7 +62,7 @@ class Run:
     @functools.cached_property
     def schedule(self) -> Schedule:
         """The plan and the rates on the devices."""
-        return replicate(Schedule(self.plan.rows, self.rates), self.mesh)
+        return replicate(schedule(self.plan.rows, self.rates), self.mesh)
 
     def when(self, step: int) -> dict[str, int]:
         """The step and, where it is known, the epoch that it belongs to, 0 before the first."""

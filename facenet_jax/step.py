@@ -20,6 +20,9 @@ from facenet_jax.optim import Groups, descend
 from facenet_jax.runtime.mesh import fsdp_shardings
 from facenet_jax.types import Batch, Outputs
 
+SHORTEST = 2048
+"""Steps that a schedule has room for at least."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +45,21 @@ class State:
 class Schedule:
     """The plan and the rates of a run as tables on the device, indexed by the step."""
 
-    rows: jax.Array  # [steps, M, B] int32, rows of each modality's images, -1 for a missing one
-    rates: jax.Array  # [steps, G] float32, learning rates of the parameter groups
+    rows: jax.Array  # [S, M, B] int32, rows of each modality's images, -1 for a missing one
+    rates: jax.Array  # [S, G] float32, learning rates of the parameter groups
+    steps: jax.Array  # [] float32, the length of the run; S may be more
+
+
+def schedule(rows: np.ndarray, rates: np.ndarray) -> Schedule:
+    """The schedule of a plan [steps, M, B] and rates [steps, G], filled up with what is never read.
+
+    The next power of two is long enough, and at least SHORTEST: another length of the run seldom
+    changes a shape, so the compiled program of the last run serves again.
+    """
+    steps = len(rows)
+    rest = max(SHORTEST, 1 << (steps - 1).bit_length()) - steps
+    tables = (np.pad(x, [(0, rest)] + [(0, 0)] * (x.ndim - 1)) for x in (rows, rates))
+    return Schedule(*tables, np.float32(steps))
 
 
 def train_step(
@@ -70,7 +86,7 @@ def train_step(
         model.spec.modalities,
     )
     batch = dataclasses.replace(batch, images=images)
-    progress = step.astype(jnp.float32) / schedule.rows.shape[0]
+    progress = step.astype(jnp.float32) / schedule.steps
 
     def loss(params):
         outputs, changed = contract.apply(

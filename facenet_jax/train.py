@@ -9,9 +9,12 @@ import numpy as np
 from absl import logging
 from clu import parameter_overview
 
+from data_tfds.errors import UserError
 from data_tfds.paths import Place, is_remote
+from facenet_jax import config as configs
 from facenet_jax import evaluate, models, stored
 from facenet_jax.embed import EvalSet, embed, test_set, validation_set
+from facenet_jax.inputs import dataset as datasets
 from facenet_jax.inputs.device import DeviceSplit
 from facenet_jax.inputs.stream import OnDiskSplit, open_reader
 from facenet_jax.retrieval.report import line
@@ -50,7 +53,7 @@ def train(
     trained = is_remote(workdir) or (workdir / "checkpoints").exists()
     found = open_checkpoints(workdir).latest() if trained else None  # 0: imported weights
     if found is None:
-        models.check_start(config)
+        refuse_missing(config)
     else:
         stored.refuse_other_run(workdir, config)
     run = open_run(config)
@@ -137,6 +140,19 @@ def train(
     if writer:
         writer.close()
     return result
+
+
+def refuse_missing(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError that names all that a first start lacks, weights and data set, at once."""
+    configs.check(config)
+    try:
+        models.check_start(config)
+    except UserError as weights:
+        try:
+            datasets.refuse_absent(config.data)
+        except UserError as data:
+            raise UserError(f"Two things are missing. {weights} {data}", data.exit_code) from data
+        raise
 
 
 def compiled(

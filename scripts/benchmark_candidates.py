@@ -27,6 +27,7 @@ from facenet_jax.models import vit
 from facenet_jax.models.layers import plain_block
 from facenet_jax.run import lower_step, training_images
 from facenet_jax.runtime import script
+from facenet_jax.runtime.arguments import image_size
 from facenet_jax.step import make_chunk
 
 MODEL = {
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="training steps of a call")
     parser.add_argument("--variant", default="Ti", choices=vit.VARIANTS)
     parser.add_argument("--depth", type=int, help="layers, instead of the variant's")
-    parser.add_argument("--image_size", type=int, nargs=2, default=(128, 64), metavar=("H", "W"))
+    parser.add_argument("--image_size", type=image_size, default=(128, 64), metavar="H,W")
     parser.add_argument("--batch", type=int, nargs=2, default=(4, 2), metavar=("P", "K"))
     options = parser.parse_args()
     candidates = {name: trained(options, changes) for name, changes in MODEL.items()}

@@ -30,7 +30,7 @@ from facenet_jax.bench import synthetic, timing
 from facenet_jax.bench.alternate import Worker
 from facenet_jax.inputs.dataset import Dataset
 from facenet_jax.inputs.sampler import Plan, make_plan
-from facenet_jax.runtime import cli, script
+from facenet_jax.runtime import cli, script, workdir
 from facenet_jax.runtime.writers import write_json
 
 WARM_UP = 3  # calls before the first that counts, the compiling one included
@@ -190,7 +190,7 @@ def compare(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> dic
         "embedding_difference": float(np.linalg.norm(ours - peers) / np.linalg.norm(peers)),
         "ratio": peers_wall / ours_wall,
         "ratio_of_cpu_time": peers_busy / ours_busy,
-        "commit": timing.commit(),
+        "commit": workdir.commit(),
         "config": config.to_dict(),
     }
     columns = seconds.transpose(1, 2, 0)
@@ -234,6 +234,11 @@ def report(result: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Compare, print, write."""
+    if cli.wants_help(sys.argv):
+        usage = "benchmark_torch.py --config FILE [options] [--config.section.option=value ...]"
+        options = {"options": [VALUES[name] for name in VALUES]}
+        print(cli.help_text(usage, __doc__.splitlines()[0], options))
+        return
     cli.parse(VALUES, sys.argv)
     if not VALUES["config"].present:
         raise UserError("Give an experiment: --config configs/demo.py.", 2)

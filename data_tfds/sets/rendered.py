@@ -9,9 +9,7 @@ from data_tfds.builder import Config, Size
 from data_tfds.samples import Protocol, Sample
 from data_tfds.sets.wmveid863 import WMVeID863
 
-INSTRUCTIONS = (
-    "This project draws it: run `make demo`, or call data_tfds.rendered.tree.write_tree(DIR)."
-)
+INSTRUCTIONS = "This project draws it: facenet render DIR (`make demo` does so)."
 
 
 class Rendered(WMVeID863):
@@ -29,7 +27,7 @@ class Rendered(WMVeID863):
             description="Junk: the query's identity in the query's view.",
             protocol=Protocol("rendered/camera", "camera"),
             instructions=INSTRUCTIONS,
-            stored=Size(3520, 176, 300, 800, 50),  # by the defaults of scripts/render.py
+            stored=Size(3520, 176, 300, 800, 50),  # by the defaults of facenet render
         )
     ]
 

@@ -1,9 +1,7 @@
 """What the benchmark scripts share: a training to time, timing, FLOPs, peak rate, memory."""
 
 import contextlib
-import pathlib
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +22,6 @@ from facenet_jax.run import Run, assemble, compile_step, lower_step, untrained_s
 from facenet_jax.runtime import workdir
 from facenet_jax.step import State, make_extract
 from facenet_jax.types import DataSpec
-
-HOME = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Training:
@@ -183,20 +179,6 @@ def memory(program: jax.stages.Compiled, mesh: Mesh) -> dict[str, int | None]:
     }
 
 
-def commit() -> str | None:
-    """The git commit of this code, with a "+" if files differ from it; None outside of git."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(HOME), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
-
-
 def environment() -> dict[str, Any]:
-    """Commit, number of devices, versions and machine, as they belong to a measurement."""
-    return {"commit": commit(), "device_count": jax.device_count(), **workdir.environment()}
+    """Number of devices, commit, versions and machine, as they belong to a measurement."""
+    return {"device_count": jax.device_count(), **workdir.environment()}

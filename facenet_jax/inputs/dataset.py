@@ -79,6 +79,12 @@ def load(data: ConfigDict, training: bool = True) -> Dataset:
     return dataset
 
 
+def refuse_absent(data: ConfigDict) -> None:
+    """Raises UserError where the files of the data set are not there; loads nothing."""
+    if isinstance(open_door(data.name), type):
+        preparing.refuse_absent(data.name, data.root)
+
+
 def describe(dataset: Dataset) -> str:
     """A table of the splits: samples, identities, cameras, share of flared images (luma > 5 %)."""
     flaring = [m for m in dataset.modalities if m in flare.MODALITIES]

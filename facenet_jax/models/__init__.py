@@ -14,6 +14,7 @@ and may have
                  module of its backbone may have it instead
 """
 
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ import ml_collections
 
 from data_tfds import door
 from data_tfds.errors import UserError
+from data_tfds.paths import is_remote
 from facenet_jax.models import backbones, contract
 from facenet_jax.models.base import Group, Model, Variables, init_batch
 from facenet_jax.options import Options
@@ -37,6 +39,10 @@ __all__ = [
     "options",
     "own_terms",
 ]
+
+
+WEIGHT_FILES = (".pth", ".pt", ".bin", ".npz", ".safetensors")
+"""How names of files of weights end; other words in config.model.pretrained may mean anything."""
 
 
 def find(name: str) -> Any:
@@ -77,7 +83,11 @@ def build(config: ml_collections.ConfigDict, spec: DataSpec) -> Model:
 
 
 def check_start(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError where a run of this config cannot begin, such as without chosen weights."""
+    """Raises UserError where a run of this config cannot begin: without weights, or their file."""
+    pretrained = config.model.get("pretrained", "none")
+    file = pathlib.Path(pretrained)
+    if file.suffix in WEIGHT_FILES and not is_remote(pretrained) and not file.is_file():
+        raise UserError(f"The weights {file} (config.model.pretrained) do not exist.", exit_code=2)
     if "pretrained" in config.model and not config.model.pretrained:
         module = find(config.model.name)
         if not hasattr(module, "NO_WEIGHTS") and "backbone" in config.model:

@@ -44,6 +44,8 @@ class Model:
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of values in 0..1
     pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     groups: Mapping[str, Group] = dataclasses.field(default_factory=dict)  # besides biases, others
+    # Of which modalities a part of the embedding may hold something of others, if all are there.
+    mixes: tuple[str, ...] = ()
     # load(variables as NumPy arrays, path) -> (variables, report for the log); None: no weights
     load: Callable[[Variables, str], tuple[Variables, Any]] | None = None
     # A sentence why it cannot run on devices of this kind ("cpu", ...), in training or not; or "".

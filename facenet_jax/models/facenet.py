@@ -5,6 +5,7 @@ Re-identification", Information Fusion 2024. The fields of `FACENet` cover the p
 what the authors' release computes; docs/fidelity.md lists where the two differ.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -279,7 +280,8 @@ def build(config: ml_collections.ConfigDict, spec: DataSpec) -> Model:
     """
     check_modalities(spec)
     network = functools.partial(FACENet, **fields(config))
-    return three_stream.streams(config, spec, network, fill=fill(config), kept=KEPT)
+    model = three_stream.streams(config, spec, network, fill=fill(config), kept=KEPT)
+    return dataclasses.replace(model, mixes=mixes(config))
 
 
 def check_modalities(spec: DataSpec) -> None:
@@ -301,6 +303,11 @@ def fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "fce": fce if use_fce else None,
         "flare_heads": config.flare_heads,
     }
+
+
+def mixes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The modalities whose part of the embedding may hold thermal tokens."""
+    return MODALITIES[:2] if config.fce.enabled else ()
 
 
 def fill(config: ml_collections.ConfigDict) -> dict[str, str]:

@@ -7,6 +7,7 @@ modality; `model.facenet` puts FACENet's masks and enhancement between trunk and
 the FACENet paper).
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -210,6 +211,7 @@ def build(config: ml_collections.ConfigDict, spec: DataSpec) -> Model:
     kept = ("neck_", "classifier_", "side/")
     if config.facenet:
         fill, kept = fill | facenet.fill(config), kept + facenet.KEPT
-    return three_stream.streams(
+    model = three_stream.streams(
         config, spec, network(config, spec), per_modality=per_modality, fill=fill, kept=kept
     )
+    return dataclasses.replace(model, mixes=facenet.mixes(config) if config.facenet else ())

@@ -1,37 +1,20 @@
 """Embeddings of one side with their labels, and the .npz file that holds them.
 
 The file's arrays: `embedding` float [N, E]; `parts` int [P, 2], the columns start, stop of each
-part; `modalities` str [P], the names of the parts; `identity` int [N]; `name` str [N]; and any
+part; `modalities` str [P], the names of the parts; `identity` int [N], -1 where it is not known;
+`name` str [N]; `mixed` str, the parts that in some rows hold something of other modalities; and any
 further labels [N] or [N, M], such as `camera`, `scene`, `view`, `night` int [N] (-1: not known).
 """
 
 import dataclasses
 import io
-import lzma
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data_tfds.errors import UserError
-from data_tfds.paths import Place, as_os_error, is_remote, open_path, write_bytes
-from facenet_jax.runtime import npz
-
-UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    NotImplementedError,
-)
-"""What NumPy and zipfile raise for a damaged archive or one that holds objects."""
-
-HARMLESS = 2**28
-"""Bytes that an archive may unpack to, however small it is."""
+from data_tfds.paths import Place, write_bytes
+from facenet_jax.retrieval.files import parts_of, read_arrays
 
 KNOWN = {
     **dict.fromkeys(("camera", "scene", "view", "night"), (np.integer, ())),
@@ -40,7 +23,8 @@ KNOWN = {
 }
 """Labels whose type is agreed: kind, and the axes after [N]."""
 
-REQUIRED = ("embedding", "parts", "modalities", "identity", "name")
+OWN = ("embedding", "parts", "modalities", "identity", "name", "mixed")
+"""Arrays that are no labels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +37,7 @@ class Embeddings:
     name: np.ndarray  # str [N]
     labels: Mapping[str, np.ndarray]  # further arrays [N] or [N, M]
     origin: str = ""  # where it was read from, for errors
+    mixed: tuple[str, ...] = ()  # parts that in some rows hold something of other modalities
 
     def __post_init__(self):
         embedding = self.embedding
@@ -61,7 +46,7 @@ class Embeddings:
         self._check("identity", self.identity, np.integer, ())
         self._check("name", self.name, np.str_, ())
         for label, values in self.labels.items():
-            if label in REQUIRED:
+            if label in OWN:
                 raise UserError(f"A label of {self._where} is called {label}, like its own array.")
             kind, axes = KNOWN.get(label, (np.generic, ("M",) * (values.ndim > 1)))
             self._check(label, values, kind, axes)
@@ -104,7 +89,10 @@ class Embeddings:
         spans = zip([0, *stops], stops, strict=False)
         embedding = np.concatenate(columns, axis=1)
         return dataclasses.replace(
-            self, embedding=embedding, parts=dict(zip(parts, spans, strict=True))
+            self,
+            embedding=embedding,
+            parts=dict(zip(parts, spans, strict=True)),
+            mixed=tuple(part for part in self.mixed if part in parts),
         )
 
     def write(self, path: Place) -> None:
@@ -117,6 +105,7 @@ class Embeddings:
             modalities=np.array(list(self.parts), np.str_),
             identity=self.identity,
             **self.labels,
+            **({"mixed": np.array(self.mixed, np.str_)} if self.mixed else {}),
             name=self.name,
         )
         write_bytes(path, file.getvalue())
@@ -128,19 +117,26 @@ class Embeddings:
         UserError, which names the file, where it is missing, damaged, lacks an array, or holds one
         of another type or shape or an embedding with a NaN or an infinite value.
         """
-        path, origin = open_path(path), str(path)
-        arrays = _arrays(path, origin)
-        missing = [field for field in REQUIRED if field not in arrays]
-        if missing:
-            raise UserError(
-                f"{origin} has no array {', '.join(missing)}; it must have all of "
-                f"{', '.join(REQUIRED)}."
-            )
-        embedding, parts, modalities, identity, name = (arrays.pop(key) for key in REQUIRED)
+        return cls.read_all(path)[0]
+
+    @classmethod
+    def read_all(cls, *paths: Place | str) -> list["Embeddings"]:
+        """The files at `paths`, such as query and gallery, as `read` reads one.
+
+        Identities and labels that are text are numbered alike in all of them.
+        """
+        tables = zip(read_arrays(paths), map(str, paths), strict=True)
+        return [cls._of(arrays, origin) for arrays, origin in tables]
+
+    @classmethod
+    def _of(cls, arrays: dict[str, np.ndarray], origin: str) -> "Embeddings":
+        """The arrays of a file, checked."""
+        embedding, identity, name = (arrays.pop(key) for key in ("embedding", "identity", "name"))
+        mixed = tuple(arrays.pop("mixed", np.zeros(0, np.str_)).tolist())
+        named = parts_of(arrays, origin)
         if np.issubdtype(embedding.dtype, np.floating) and embedding.ndim == 2:
             embedding = _as_float32(embedding)
-        named = _parts(parts, modalities, origin)
-        result = cls(embedding, named, identity, name, arrays, origin)
+        result = cls(embedding, named, identity, name, arrays, origin, mixed)
         broken = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
         if len(broken):
             raise UserError(
@@ -181,44 +177,3 @@ def _as_float32(embedding):
         exponent = np.frexp(peak[beyond])[1]
         embedding[beyond] = np.ldexp(embedding[beyond], -exponent[:, None])
     return embedding.astype(np.float32)
-
-
-def _arrays(path, origin):
-    """Every array of the archive at `path`, by name."""
-    try:
-        if is_remote(path):
-            with as_os_error(path):
-                file = io.BytesIO(path.read_bytes())
-        elif path.is_file():
-            file = path
-        else:
-            raise FileNotFoundError
-    except FileNotFoundError:
-        raise UserError(f"There is no file {origin}.") from None
-    except OSError as error:
-        raise UserError(f"{origin} cannot be read: {error.strerror or error}.") from None
-    try:
-        if not zipfile.is_zipfile(file):
-            raise UserError(f"{origin} is not an .npz archive, or only the beginning of one.")
-        with zipfile.ZipFile(file) as archive:
-            size = file.getbuffer().nbytes if isinstance(file, io.BytesIO) else file.stat().st_size
-            return npz.read_arrays(archive, size, harmless=HARMLESS)
-    except UNREADABLE as error:
-        raise UserError(f"{origin} is not an .npz archive of plain arrays: {error}") from None
-
-
-def _parts(parts, modalities, origin):
-    """{name: (start, stop)} of the arrays `parts` and `modalities`."""
-    names = modalities.tolist() if modalities.ndim == 1 else []
-    for field, array, kind, wanted in (
-        ("modalities", modalities, np.str_, f"str [{len(names)}]"),
-        ("parts", parts, np.integer, f"integer [{len(names)}, 2]"),
-    ):
-        shape = (len(names), 2)[: 1 + (field == "parts")]
-        if array.shape != shape or not np.issubdtype(array.dtype, kind):
-            raise UserError(
-                f"The array {field} of {origin} is {array.dtype} {list(array.shape)}, not {wanted}."
-            )
-    if len(set(names)) < len(names):
-        raise UserError(f"The array modalities of {origin} names one twice: {', '.join(names)}.")
-    return dict(zip(names, map(tuple, parts.tolist()), strict=True))

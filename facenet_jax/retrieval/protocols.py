@@ -113,6 +113,12 @@ def check(protocol: Protocol, query: Embeddings, gallery: Embeddings) -> None:
     A label is an integer [N]; a negative value means that it is not known.
     """
     sides = ("query", query), ("gallery", gallery)
+    nobody = np.flatnonzero(query.identity < 0)
+    if len(nobody):
+        raise UserError(
+            f"{query.origin or 'The query side'} does not know the identity of {len(nobody)} rows, "
+            f"first of row {nobody[0]} ({query.name[nobody[0]]}), so they cannot be scored."
+        )
     needed = [label for label, *_ in protocol.ignore]
     if protocol.junk != "none":
         needed.insert(0, protocol.junk)

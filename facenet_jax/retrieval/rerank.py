@@ -13,6 +13,7 @@ from scipy import sparse
 
 from data_tfds.errors import UserError
 from facenet_jax.retrieval.distances import checked_pair
+from facenet_jax.runtime.progress import Bar
 
 _DISTANCE_BYTES = 64 * 2**20  # distances held at a time
 
@@ -177,13 +178,15 @@ def _mutual(neighbours, block):
 def _distance_blocks(points, block, stop):
     """(first row, squared distances [b, N]) for blocks of the rows before `stop`."""
     square = np.einsum("ij,ij->i", points, points)
-    for first in range(0, stop, block):
-        rows = slice(first, min(first + block, stop))
-        distances = points[rows] @ points.T
-        distances *= -2
-        distances += square
-        distances += square[rows, None]
-        yield first, np.maximum(distances, 0, out=distances)
+    with Bar("re-ranking", stop, "rows") as bar:  # one for each of the three times
+        for first in range(0, stop, block):
+            rows = slice(first, min(first + block, stop))
+            distances = points[rows] @ points.T
+            distances *= -2
+            distances += square
+            distances += square[rows, None]
+            yield first, np.maximum(distances, 0, out=distances)
+            bar.update(len(distances))
 
 
 def _normalised(query, gallery):

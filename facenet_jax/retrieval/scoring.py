@@ -10,6 +10,7 @@ from facenet_jax.retrieval import protocols
 from facenet_jax.retrieval.distances import Euclidean, given_rows
 from facenet_jax.retrieval.embeddings import Embeddings
 from facenet_jax.retrieval.metrics import PerQuery, rank
+from facenet_jax.runtime.progress import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,8 @@ def evaluate(
         relevance = protocols.relevance(
             protocol, query.by_name, chosen, len(query), distances.order
         )
-        rankings.append(rank(distances.rows(relevance.valid), relevance, protocol.collapse))
+        found = shown(distances.rows(relevance.valid), "ranking", len(relevance.valid), "queries")
+        rankings.append(rank(iter(found), relevance, protocol.collapse))
     return Result(protocol, rankings)
 
 
@@ -91,7 +93,8 @@ def _reranked(query, embedding, labels, protocol, parameters):
     own = {name: values[order] for name, values in query.by_name.items()}
     relevance = protocols.relevance(protocol, own, labels, len(query), np.arange(len(embedding)))
     found = given_rows(blocks, len(query), len(embedding), relevance.valid)
-    return rank(found, relevance, protocol.collapse).of_rows(order)
+    found = shown(found, "ranking", len(relevance.valid), "queries")
+    return rank(iter(found), relevance, protocol.collapse).of_rows(order)
 
 
 def aligned(query: Embeddings, gallery: Embeddings) -> tuple[Embeddings, Embeddings]:

@@ -2,10 +2,13 @@
 
 import contextlib
 import logging as python_logging
+import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import ml_collections
 from absl import flags, logging
@@ -13,7 +16,9 @@ from ml_collections import config_flags
 
 from data_tfds.errors import UserError
 from data_tfds.paths import DISK_FULL_ERRNOS, Place, open_path
+from facenet_jax.runtime.arguments import program
 from facenet_jax.runtime.details import DETAILS, sentence
+from facenet_jax.runtime.progress import Bar
 
 UNEXPECTED = 70
 """The exit code of an error that is no UserError (EX_SOFTWARE)."""
@@ -25,6 +30,10 @@ OWN = ("facenet_jax", "data_tfds", "scripts")
 """Folders whose information lines are for the user; of other packages warnings alone are shown."""
 
 
+HELP_COLUMN = 28
+"""Where the right column of --help begins."""
+
+
 def guarded(main: Callable[[], None]) -> int:
     """The exit code of `main()`: 0, or a UserError's with its sentence on stderr.
 
@@ -34,15 +43,18 @@ def guarded(main: Callable[[], None]) -> int:
     try:
         main()
     except UserError as error:
-        print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
+        print(f"{program()}: {error}", file=sys.stderr, flush=True)
         if error.__cause__ and DETAILS.folder:  # what Orbax and others say of it
             DETAILS.write("this ended the run", error)
         return error.exit_code
+    except BrokenPipeError:  # as in: facenet train --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         if error.errno not in DISK_FULL_ERRNOS:
             return unexpected(error)
         print(
-            f"{pathlib.Path(sys.argv[0]).name}: The disk is full ({error}); free space and start "
+            f"{program()}: The disk is full ({error}); free space and start "
             "again, a run goes on from its last checkpoint.",
             file=sys.stderr,
         )
@@ -60,7 +72,7 @@ def unexpected(error: Exception) -> int:
     file = DETAILS.write("this ended the program", error)
     place = f"the traceback is in {file}" if file else "no file could take its traceback"
     print(
-        f"{pathlib.Path(sys.argv[0]).name}: An error that is not expected, in this program or in "
+        f"{program()}: An error that is not expected, in this program or in "
         f"code it was given: {sentence(error)}; {place}.",
         file=sys.stderr,
         flush=True,
@@ -92,14 +104,64 @@ def define_stored(config: ml_collections.ConfigDict, values: flags.FlagValues) -
         config_flags.DEFINE_config_dict("config", config, flag_values=values)
 
 
+def wants_help(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for help."""
+    return not {"--help", "-help", "-h", "--helpfull"}.isdisjoint(arguments)
+
+
+def help_text(
+    usage: str,
+    about: str,
+    groups: Mapping[str, Iterable[flags.Flag]],
+    options: Iterable[tuple[str, Any, str]] = (),
+) -> str:
+    """The help of a command line whose options are flags.
+
+    Args:
+        usage: the command.
+        about: what it does, in one sentence.
+        groups: the flags below each heading.
+        options: (name, value, meaning) of the options of a config, those of a section together.
+    """
+    lines = [f"usage: {usage}", "", *textwrap.wrap(about, 100)]
+    for heading, members in groups.items():
+        lines += ["", f"{heading}:"]
+        for flag in members:
+            lines += one_option(f"--{flag.name}", flag.help, flag.default)
+    section = None
+    for name, value, meaning in options:
+        if name.rpartition(".")[0] != section:
+            section = name.rpartition(".")[0]
+            lines += ["", f"--config.{section}:" if section else "--config:"]
+        lines += one_option(f"--config.{name}", meaning, value)
+    return "\n".join(lines)
+
+
+def one_option(name: str, meaning: str, value: Any) -> list[str]:
+    """The lines of --help for an option and its default."""
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    known = "" if value is None or value == "" else f" (default: {shown})"
+    start = f"  {name}"
+    if len(start) > HELP_COLUMN - 2:
+        return [start, *wrapped(f"{meaning}{known}")]
+    first, *others = wrapped(f"{meaning}{known}")
+    return [f"{start:{HELP_COLUMN}}{first.strip()}", *others]
+
+
+def wrapped(text: str) -> list[str]:
+    """A text as lines in the right column of --help."""
+    indent = HELP_COLUMN * " "
+    lines = textwrap.wrap(text, 100, initial_indent=indent, subsequent_indent=indent)
+    return lines or [indent]
+
+
 def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Read the command line into `values`; raises UserError for what no option can be."""
     with explained():
         rest = values(arguments)
     if rest[1:]:
         raise UserError(
-            f"'{rest[1]}' is no option; options are written --name=value, and main.py --help lists "
-            "them.",
+            f"'{rest[1]}' is no option; options are written --name=value, and --help lists them.",
             2,
         )
 
@@ -126,9 +188,10 @@ def config_and_workdir(
         folder: the workdir; None: runs/<`run_name` of the config file>.
     """
     if file is None and folder is None:
+        start = "python main.py" if program() == "main.py" else program()
         raise UserError(
-            "Give an experiment: python main.py --config configs/demo.py (or the --workdir of a "
-            "run that was started before).",
+            f"Give an experiment: {start} --config configs/demo.py (or the --workdir of a run that "
+            "was started before).",
             2,
         )
     path = open_path(folder) if folder else pathlib.Path("runs") / run_name(file)
@@ -162,7 +225,7 @@ class OwnLines(python_logging.Filter):
 
 
 def set_up_log(quiet: bool = False) -> None:
-    """Log lines as "12:34:56 text" on stderr; `quiet` shows warnings alone."""
+    """Log lines as "12:34:56 text" on stderr; `quiet` shows warnings alone, and no bars."""
     handler = logging.get_absl_handler()
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # absl warns of lines before it; `parse` still comes
@@ -172,3 +235,4 @@ def set_up_log(quiet: bool = False) -> None:
     DETAILS.install()
     logging.set_verbosity(logging.WARNING if quiet else logging.INFO)
     logging.set_stderrthreshold("info")
+    Bar.quiet = quiet

@@ -2,7 +2,7 @@
 
 import importlib.util
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ml_collections
 
@@ -10,7 +10,23 @@ from data_tfds.errors import UserError
 from facenet_jax.runtime import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-"""The checkout, which has configs/."""
+"""The checkout, or the folder that the wheel was installed to: both have configs/."""
+
+
+def with_recipe(arguments: Sequence[str]) -> list[str]:
+    """A command line whose --config, where it does not exist from here, names our own recipe."""
+    file = cli.given(arguments, "config")
+    if file is None or pathlib.Path(file).is_file() or not (ROOT / file).is_file():
+        return list(arguments)
+    names = {f"--config={file}", f"-config={file}"}  # as one word, or as two
+    found = []
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if word in names:
+            found.append(f"--config={ROOT / file}")
+        else:
+            pair = before in ("--config", "-config") and word == file
+            found.append(str(ROOT / file) if pair else word)
+    return found
 
 
 def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:

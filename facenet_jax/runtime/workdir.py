@@ -5,9 +5,13 @@ import fcntl
 import importlib.metadata
 import json
 import os
+import pathlib
 import platform
+import re
 import shutil
+import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +21,8 @@ from data_tfds.errors import UserError
 from data_tfds.paths import Place, as_os_error, is_remote
 from facenet_jax.runtime.details import DETAILS
 from facenet_jax.runtime.writers import write_json
+
+HOME = pathlib.Path(__file__).resolve().parents[2]
 
 FOLDERS = ("checkpoints", "tensorboard", "embeddings", "profile", "other_data")
 FILES = (
@@ -99,6 +105,8 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def read_json(path: Place, workdir: Place) -> Any:
     """The content of a JSON file of a workdir. Raises UserError where it cannot be read."""
+    if not is_remote(workdir) and not workdir.exists():
+        raise UserError(f"There is no folder {workdir}; correct the name of the workdir.")
     try:
         with as_os_error(path):
             return json.loads(path.read_text())
@@ -112,16 +120,46 @@ def write_environment(folder: Place, mode: str) -> None:
     write_json(folder / name, environment())
 
 
+def commit() -> str | None:
+    """The git commit of this code, with a "+" if files differ from it; None outside of git."""
+    if not (HOME / ".git").exists():  # an installed wheel may lie within a repository of yours
+        return None
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(HOME), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+
+
+def packages() -> dict[str, str]:
+    """{name: version} of this package and of all that it needs, as they are installed."""
+    file = HOME / "pyproject.toml"
+    if file.is_file():  # a checkout, which need not be installed
+        project = tomllib.loads(file.read_text())["project"]
+        own, needs = project["version"], project["dependencies"]
+    else:
+        own = importlib.metadata.version("facenet_jax")
+        needs = [x for x in importlib.metadata.requires("facenet_jax") if "extra ==" not in x]
+    names = ["jaxlib", *(re.match(r"[\w.-]+", line)[0] for line in needs)]
+    found = {name: importlib.metadata.version(name) for name in sorted(names)}
+    return {"facenet_jax": own, **found}
+
+
 def environment() -> dict[str, Any]:
-    """Versions, devices and the command."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+    """Commit, versions, devices and the command."""
     devices = jax.devices()
     return {
+        "commit": commit(),
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "packages": packages(),
         "backend": jax.default_backend(),
         "devices": [f"{device.device_kind} {device.id}" for device in devices],
         "processes": jax.process_count(),

@@ -8,7 +8,7 @@ import pytest
 from data_tfds.errors import UserError
 from facenet_jax import run as runs
 from facenet_jax.bench import synthetic, timing
-from scripts import benchmark
+from facenet_jax.commands import benchmark
 from tests.support import tiny_run as tiny
 
 pytestmark = pytest.mark.usefixtures("two_devices")

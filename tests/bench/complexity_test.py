@@ -7,7 +7,8 @@ import pytest
 
 from data_tfds.errors import UserError
 from facenet_jax import run as runs
-from scripts import benchmark, complexity
+from facenet_jax.commands import benchmark
+from scripts import complexity
 from tests.support import tiny_run as tiny
 
 TINY = tiny.__file__

@@ -81,7 +81,7 @@ def test_all_problems_are_found_in_one_pass(root):
         ("1 identities are in train and in test", "warning", "0005"),
         ("1 samples of the same name", "warning", "0005_v1_n1_s005_001.jpg"),
         ("1 identities cannot be used", "error", "train/car"),
-        ("1 names do not say", "error", "vehicle.jpg"),
+        ("1 names or rows do not say", "error", "vehicle.jpg"),
         ("1 files belong to no sample", "warning", "list.txt"),
         ("1 of 2 queries have no match under wmveid863/official", "warning", "0003_v1"),
         ("train has 9 samples of 5 identities, published 3482", "warning", ""),
@@ -143,7 +143,7 @@ def test_strips_and_grey_folders(tmp_path):
     trees.picture(0, (128, 512)).save(root / "rgbir" / "query" / "0502_c0008_000.jpg")
     assert "512 x 128" in found(examine("rgbnt100", str(root)), "cannot be used").files[0]
     report = examine("folder/camera", str(trees.folder(tmp_path / "mine")))
-    assert len(found(report, "images are grey").files) == 30
+    assert len(found(report, "visible images are grey").files) == 10
     assert report.exit_code == 0
 
 
@@ -158,7 +158,7 @@ def test_script_text_json_and_exit_codes(root, tmp_path):
     report = tmp_path / "report.json"
     result = doctor("--dataset", "wmveid863", "--root", root, "--json", report)
     assert result.returncode == 1, result.stderr
-    assert "ERROR: 1 images have mode CMYK. The builder refuses the data set." in result.stdout
+    assert "ERROR: 1 images have mode CMYK. Preparing refuses the data set." in result.stdout
     kinds = {finding["severity"] for finding in json.loads(report.read_text())["findings"]}
     assert kinds == {"error", "warning"}
     result = doctor("--dataset", "wmveid863", "--root", tmp_path / "nowhere")

@@ -26,6 +26,7 @@ FLOORS = (
     ("train", "api"),
     ("bench", "parity", "insight"),
     ("configs",),
+    ("commands",),
     ("scripts", "main", "tests"),
 )
 """From the ground up: a room imports only itself and what is on the lines above its own."""

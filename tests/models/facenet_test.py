@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from facenet_jax import models
+from facenet_jax.embed import mixed_parts
 from facenet_jax.models.facenet import FCE, MFMP, FlareHead
 from facenet_jax.models.vit import LastBlock
 from tests.support import tiny_run as tiny
@@ -177,3 +179,12 @@ def test_the_flare_head_reads_class_token_and_mask():
     assert logits(tokens).shape == (4, 2)
     sensitivity = jax.jit(jax.grad(lambda tokens: logits(tokens).sum()))(tokens)
     assert (np.abs(sensitivity).max(axis=-1) > 0).all()
+
+
+def test_which_parts_of_an_embedding_hold_tokens_of_other_modalities():
+    names = ("visible", "near_infrared", "thermal")
+    for enabled, mixed in ((True, names[:2]), (False, ())):
+        c = tiny.config(model__fce__enabled=enabled)
+        model = models.build(c.model, tiny.SPEC)
+        assert mixed_parts(model, names) == mixed
+        assert mixed_parts(model, names[:2]) == ()  # without thermal nothing is replaced

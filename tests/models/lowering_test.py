@@ -43,7 +43,9 @@ def traced():
     groups = optim.parameter_groups(model.groups, CONFIG.optim.bias_lr_factor)
     state = jax.eval_shape(functools.partial(step.initial_state, model, optimizer, 0))
     batch = CONFIG.train.identities_per_batch * CONFIG.train.samples_per_identity
-    schedule = step.Schedule(like(np.int32, STEPS, 3, batch), like(np.float32, STEPS, 2))
+    schedule = step.Schedule(
+        like(np.int32, STEPS, 3, batch), like(np.float32, STEPS, 2), like(np.float32)
+    )
     chunk = step.make_chunk(model, optimizer, groups, CONFIG, mesh)
     size = CONFIG.evaluate.batch
     extract = step.make_extract(model, mesh, SPEC.modalities)

@@ -1,6 +1,5 @@
 """The script from files to table, and one sentence for each file that it cannot use."""
 
-import importlib
 import json
 import pathlib
 import subprocess
@@ -9,12 +8,11 @@ import sys
 import numpy as np
 import pytest
 
+from facenet_jax.commands import score as evaluate_embeddings
 from facenet_jax.retrieval import metrics
 from facenet_jax.retrieval.rerank import rerank
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-evaluate_embeddings = importlib.import_module("evaluate_embeddings")
 
 MODALITIES = ("visible", "near_infrared", "thermal")
 
@@ -151,7 +149,13 @@ BAD_ARRAYS = {
         "query.npz has no scene among its labels (camera, flare), so the protocol scene does not "
         "belong to this data; camera and none would",
     ),
-    "no name": ("name", None, "has no array name; it must have all of embedding"),
+    "no identity": ("identity", None, "has no array identity; it must have embedding and ident"),
+    "parts alone": ("modalities", None, "has the array parts and not modalities; give both or n"),
+    "nobody": (
+        "identity",
+        np.arange(30) - 2,
+        "does not know the identity of 2 rows, first",
+    ),
     "short": ("camera", np.zeros(29, int), "array camera .* int64 [29], not integer [30]"),
     "floats": ("identity", np.zeros(30), "array identity .* float64 [30], not integer [30]"),
     "flare": ("flare", np.zeros(30, bool), "array flare .* bool [30], not bool [30, M]"),
@@ -349,5 +353,95 @@ def test_files_without_flare_tell_no_subsets(files, scores, capsys):
 
 
 def test_a_score_needs_no_jax():
-    code = "import sys, scripts.evaluate_embeddings; sys.exit('jax' in sys.modules)"
+    code = "import sys, facenet_jax.commands.score; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+LEAST = dict.fromkeys(("parts", "modalities", "flare", "name", "scene"))
+
+
+def test_files_of_others_need_only_what_the_protocol_needs(files, scores):
+    whole = scores(*files(), "--protocol", "camera")
+    least = scores(*files(LEAST, LEAST), "--protocol", "camera")
+    assert least["mAP"] == whole["mAP"]
+    assert least["modalities"] == []
+    assert "clean" not in least
+
+
+def foreign(tmp_path, side, table):
+    """E.npy with E.csv, as the options of the command; `table` is the text of the latter."""
+    seed, rows = {"query": (0, 30), "gallery": (1, 80)}[side]
+    np.save(tmp_path / f"{side}.npy", arrays(seed, rows)["embedding"])
+    if table is not None:
+        (tmp_path / f"{side}.csv").write_text(table)
+    return [f"--{side}", str(tmp_path / f"{side}.npy")]
+
+
+def table(side, identity=str, camera=str):
+    held = arrays(*{"query": (0, 30), "gallery": (1, 80)}[side])
+    rows = zip(held["identity"].tolist(), held["camera"].tolist(), strict=True)
+    return "\n".join(["identity, camera", *(f"{identity(i)}, {camera(c)}" for i, c in rows)])
+
+
+@pytest.mark.parametrize(
+    ("identity", "camera"), [(str, str), (lambda i: f"car-{'zyxwvu'[i]}", "gate {}".format)]
+)
+def test_an_npy_with_a_csv_beside_it(tmp_path, files, scores, identity, camera):
+    """Names count as numbers do, the same in both files."""
+    options = [
+        option
+        for side in ("query", "gallery")
+        for option in foreign(tmp_path, side, table(side, identity, camera))
+    ]
+    found = scores(*options, "--protocol", "camera")
+    assert found["mAP"] == scores(*files(), "--protocol", "camera")["mAP"]
+
+
+def test_names_are_numbered_over_both_sides(files, scores):
+    """The queries' names are some of the gallery's, so counted apart they would be others."""
+    changes = []
+    for seed, rows, keep in ((0, 30, (3, 4, 5)), (1, 80, range(6))):
+        identity = arrays(seed, rows)["identity"]
+        names = np.array([f"n{i if i in keep else 3}" for i in identity])
+        numbers = np.where(identity < min(keep), 3, identity)
+        changes.append(({"identity": names}, {"identity": numbers}))
+    (names, numbers), (gallery_names, gallery_numbers) = changes
+    by_name = scores(*files(names, gallery_names), "--protocol", "none")
+    by_number = scores(*files(numbers, gallery_numbers), "--protocol", "none")
+    assert by_name["mAP"] == by_number["mAP"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "query.csv; it must stand beside the .npy file"),
+        ("identity,camera\n1,2", "has 30 embeddings and"),
+        ("identity,camera\n1", "does not fit its header identity,camera: line 2 has not as many"),
+        ("identity,camera", "no row, or one name twice"),
+        ("identity,identity\n1,1", "no row, or one name twice"),
+        ("", "is no CSV table in UTF-8 with a header"),
+        ("camera\n" + 30 * "1\n", "has no array identity"),
+        ("identity\n" + 30 * "1\n", "query.npy has no camera among its labels"),
+        ("identity,camera\n" + 30 * "1,\n", "query.npy has no camera for 30 rows"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_one_sentence(tmp_path, capsys, text, said):
+    options = [*foreign(tmp_path, "query", text), *foreign(tmp_path, "gallery", table("gallery"))]
+    assert evaluate_embeddings.main([*options, "--protocol", "camera"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_part_that_saw_other_modalities_is_said(files, scores, capsys):
+    mixed = {"mixed": np.array(["visible", "near_infrared"])}
+    options = [*files(mixed, mixed), "--protocol=camera"]
+    for modalities, words in (
+        ("visible", "its visible part holds tokens of the others, so this is no score of visible"),
+        ("visible,near_infrared", "so this is no score of visible + near_infrared alone"),
+        ("thermal", None),
+        ("visible,near_infrared,thermal", None),
+    ):
+        result = scores(*options, f"--modalities={modalities}")
+        said = capsys.readouterr().err
+        assert (words in said) if words else (said == "" and "note" not in result)
+        assert result.get("note", "") == said.strip()

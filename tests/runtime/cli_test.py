@@ -216,19 +216,20 @@ SENTENCES = (
         [f"--config={tiny.__file__}", "--mode=evaluate", "--workdir=RUN"],
     ),
     (2, "no option 'widht'. Did you mean width?", ["--config.model.widht=3", "--workdir=OLD"]),
-    (1, "config.json cannot be read", ["--mode=embed", "--workdir=RUN"]),
+    (1, "There is no folder", ["--mode=embed", "--workdir=RUN"]),
 )
 """(exit code, part of the sentence, options) of main.py."""
 
 START = """
 import json, os, sys
-import main
+from facenet_jax import commands
+from facenet_jax.commands import run
 for number, options in enumerate(json.loads(sys.argv[1])):
     child = os.fork()
     if not child:
         os.dup2(os.open(f"{sys.argv[2]}/{number}", os.O_CREAT | os.O_WRONLY), 2)
         sys.argv = ["main.py", *options]
-        os._exit(main.cli.guarded(main.main))
+        os._exit(commands.main(options))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 """main.py with each of many command lines: it imports once, and a copy of it runs for each."""

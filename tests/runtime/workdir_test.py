@@ -75,3 +75,13 @@ def test_each_mode_writes_an_environment_of_its_own(tmp_path):
 def test_a_config_is_flat_as_json_has_it():
     nested = {"a": {"b": (1, (2, 3)), "c": {"d": None}}, "e": "f"}
     assert workdir.flat(nested) == {"a.b": [1, [2, 3]], "a.c.d": None, "e": "f"}
+
+
+def test_the_environment_has_the_commit_and_every_package(monkeypatch, tmp_path):
+    found = workdir.environment()
+    assert {"facenet_jax", "jax", "jaxlib", "tensorflow-datasets"} <= found["packages"].keys()
+    assert found["commit"] is None or len(found["commit"].rstrip("+")) == 40
+    installed = found["packages"]
+    monkeypatch.setattr(workdir, "HOME", tmp_path)  # as a wheel has it, beside no pyproject.toml
+    assert workdir.commit() is None
+    assert workdir.packages().keys() == installed.keys()

@@ -8,8 +8,10 @@ import re
 
 import pytest
 
+from configs import common
+from data_tfds.errors import UserError
 from facenet_jax.runtime import cli
-from facenet_jax.train import train
+from facenet_jax.train import refuse_missing, train
 from tests.support import small_datasets as trees
 from tests.support import tiny_run as tiny
 
@@ -19,7 +21,7 @@ def sentence(text):
     lines = [line.rpartition("\r")[2] for line in text.split("\n")]
     bar = re.compile(r"(preparing \S+|decoding \w+): .*\[\d\d:\d\d.*\]")
     lines = [line for line in lines if line and not bar.fullmatch(line)]
-    (line,) = (line for line in lines if not re.match(r"[IW]\d{4} ", line))
+    (line,) = (line for line in lines if not re.match(r"([IW]\d{4}|\d\d:\d\d:\d\d) ", line))
     assert line.endswith(".")
     return line
 
@@ -56,3 +58,16 @@ def test_a_bad_option_of_the_config_is_one_sentence_before_training(
     assert cli.guarded(lambda: train(config, tmp_path / "run")) == 1
     assert words in sentence(capsys.readouterr().err)
     assert not (tmp_path / "run").exists()
+
+
+def test_all_that_is_missing_is_said_at_once():
+    """Neither the data set nor the weights are there: one sentence names both."""
+    for pretrained, words in (("", "is not set"), ("no.pth", r"weights no\.pth .* do not exist")):
+        c = common.get_config()
+        c.model.pretrained, c.data.root = pretrained, "/nowhere"
+        with pytest.raises(UserError, match=f"Two things are missing.*{words}.*not at /nowhere"):
+            refuse_missing(c)
+        c.data.name = "tests.support.small_datasets.wmveid863"  # a function: it makes its data
+        with pytest.raises(UserError, match=words) as error:
+            refuse_missing(c)
+        assert "Two things" not in str(error.value)

@@ -9,11 +9,11 @@ import pytest
 
 from data_tfds.errors import UserError
 from facenet_jax import evaluate, stored
+from facenet_jax.commands import convert as convert_weights
 from facenet_jax.runtime import script
 from facenet_jax.weights import facenet_release as interop
 from facenet_jax.weights.files import read_checkpoint
 from facenet_jax.weights.torch_writer import write_state_dict
-from scripts import convert_weights
 from tests.support import small_datasets as trees
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -10,12 +10,12 @@ import pytest
 from data_tfds.errors import UserError
 from data_tfds.samples import Protocol, Side
 from facenet_jax import embed, evaluate, run
+from facenet_jax.commands import score as evaluate_embeddings
 from facenet_jax.inputs.dataset import Dataset
 from facenet_jax.retrieval import sanity_baselines
 from facenet_jax.retrieval.report import report
 from facenet_jax.runtime.mesh import replicate
 from facenet_jax.step import State
-from scripts import evaluate_embeddings
 from tests.support import tiny_run as tiny
 
 CAMERA = Protocol("tiny/camera", junk="camera")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_tfds.errors import UserError
-from facenet_jax import run
+from facenet_jax import run, step
 from facenet_jax.types import DataSpec
 from tests.support import tiny_run as tiny
 
@@ -25,11 +25,27 @@ def test_a_run_is_put_together():
     assert found.mesh.size == 8
     assert found.plan.rows.shape[1:] == (3, 8)
     assert found.rates.shape == (len(found.plan.epoch), 2)
-    np.testing.assert_array_equal(found.schedule.rates, found.rates)
+    np.testing.assert_array_equal(found.schedule.rates[: len(found.rates)], found.rates)
     shapes = run.state_shapes(found)
     assert shapes.params["classifier"]["kernel"].shape == (3, 16, tiny.IDENTITIES)
     assert found.when(0) == {"step": 0, "epoch": 0}
     assert found.when(5) == {"step": 5, "epoch": int(found.plan.epoch[4])}
+
+
+def test_a_run_of_another_length_has_a_schedule_of_the_same_shapes():
+    """So that the training step is not compiled anew because train.steps is another."""
+
+    def of(steps):
+        plan, rates = np.ones((steps, 3, 8), np.int32), np.ones((steps, 2), np.float32)
+        return step.schedule(plan, rates)
+
+    few, many, more = (of(steps) for steps in (1, step.SHORTEST, step.SHORTEST + 1))
+    assert [len(x) for x in (few.rows, few.rates)] == [step.SHORTEST, step.SHORTEST]
+    assert jax.tree.map(np.shape, few) == jax.tree.map(np.shape, many)
+    assert len(more.rows) == 2 * step.SHORTEST
+    assert [float(x.steps) for x in (few, many, more)] == [1, step.SHORTEST, step.SHORTEST + 1]
+    assert few.rows[0].all()
+    assert not few.rows[1:].any()
 
 
 def test_the_data_set_of_the_config_is_loaded(tmp_path):

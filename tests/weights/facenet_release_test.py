@@ -142,7 +142,7 @@ def test_other_trees_are_not_exported(release):
 
 
 def test_a_whole_facenet_is_no_pretrained_vit(release):
-    with pytest.raises(UserError, match=r"convert_weights\.py"):
+    with pytest.raises(UserError, match=r"facenet convert"):
         to_canonical(release)
 
 

@@ -83,7 +83,7 @@ def test_newer_dinos_are_refused_with_the_reason(names, reasons):
 def test_foreign_and_release_files_are_told_apart():
     with pytest.raises(UserError, match=r"conv1\.weight"):
         to_canonical({"conv1.weight": np.ones(3), "layer1.0.conv1.weight": np.ones(3)})
-    with pytest.raises(UserError, match=r"convert_weights\.py"):
+    with pytest.raises(UserError, match=r"facenet convert"):
         to_canonical({"base.cls_token": np.ones(3), "b1.1.weight": np.ones(3)})
     with pytest.raises(UserError, match="no ViT"):
         to_canonical({})

@@ -160,7 +160,7 @@ def _family(flat: Mapping[str, np.ndarray], source: str) -> tuple[str, list[Row]
     if {"base.cls_token", "b1.1.weight"} & set(flat):
         raise UserError(
             f"{source} is a whole FACENet of the PyTorch release, not one ViT: "
-            "import it with scripts/convert_weights.py"
+            "import it with facenet convert"
         )
     for family, pattern, rows in _FAMILIES:
         if any(re.match(pattern, name) for name in flat):
