@@ -17,7 +17,8 @@ from PIL import Image
 from data_tfds import flare
 from data_tfds.accept import accept, check_incomplete, sides, some, unmatched
 from data_tfds.errors import UserError
-from data_tfds.images import decode
+from data_tfds.images import decode, is_cut_off
+from data_tfds.limits import Limits
 from data_tfds.listing import Listing
 from data_tfds.samples import NEAR_INFRARED, THERMAL, VISIBLE, Protocol, Sample
 from data_tfds.source import Source, open_source
@@ -92,17 +93,26 @@ class SampleBuilder(tfds.core.ShardBasedBuilder):
     MAY_BE_UNPAIRED = False  # whether each image may be a sample of its own, see Listing.unpaired
 
     def __init__(
-        self, *, root: str = "", incomplete: str = "error", source: Source | None = None, **kwargs
+        self,
+        *,
+        root: str = "",
+        incomplete: str = "error",
+        source: Source | None = None,
+        limits: Limits | None = None,
+        **kwargs,
     ):
         """A builder that reads `root`, or TFDS's manual_dir where it is empty.
 
         `incomplete` says what becomes of a sample that lacks an image: "error", "skip" or "keep".
-        `source` is what another builder has as its `source`, where there is one already.
+        `source` is what another builder has as its `source`, where there is one already; `limits`
+        say how large files may be.
         """
         check_incomplete(incomplete)
         self._root = root
         self._incomplete = incomplete
         self._source = source
+        self.limits = limits or Limits()
+        self.cut_off: list[str] = []  # the files of images that lack their end, as far as prepared
         kwargs.setdefault("file_format", "array_record")
         super().__init__(**kwargs)
 
@@ -146,7 +156,9 @@ class SampleBuilder(tfds.core.ShardBasedBuilder):
     @functools.cached_property
     def source(self) -> Source:
         """The files of the data set; a UserError with exit code 2 where it is missing."""
-        return self._source or self.open(self._root)
+        source = self._source or self.open(self._root)
+        source.most_bytes = self.limits.file_bytes
+        return source
 
     @functools.cached_property
     def modalities(self) -> tuple[str, ...]:
@@ -269,9 +281,12 @@ class SampleBuilder(tfds.core.ShardBasedBuilder):
     def _example(self, source: Source, sample: Sample) -> dict:
         encoded = [source.read(path) if path else _black() for path in sample.files]
         images = [
-            decode(data, source.where(path), self.GREY) if path else None
+            decode(data, source.where(path), self.GREY, self.limits.pixels) if path else None
             for data, path in zip(encoded, sample.files, strict=True)
         ]
+        for data, image, path in zip(encoded, images, sample.files, strict=True):
+            if path and is_cut_off(data, image):
+                self.cut_off.append(path)
         if self.STRIP:
             images = self.tiles(images[0], source.where(sample.files[0]))
         flaring = [

@@ -7,7 +7,6 @@ them and to measure flare, and here, at the size that is asked for.
 
 import collections
 import concurrent.futures
-import io
 import os
 import pathlib
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from PIL import Image
 
 from data_tfds import prepare as preparing
 from data_tfds.builder import LABELS, STATISTICS, SampleBuilder, cores
+from data_tfds.images import open_image
 from data_tfds.samples import Split
 
 RESIZE = {
@@ -154,4 +154,4 @@ def _open(
 
 
 def _image(encoded: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(encoded)).convert("RGB")
+    return open_image(encoded).convert("RGB")

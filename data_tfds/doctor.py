@@ -136,6 +136,7 @@ def _images(source: Source, pixels: dict[str, Pixels]) -> Iterator[Finding]:
     names = {
         "no image": "files are no image",
         "truncated": "images are truncated or damaged",
+        "too large": "images have too many pixels",
         "L": "images are grey",
         "unusable": "files cannot be used",
     }
@@ -146,6 +147,10 @@ def _images(source: Source, pixels: dict[str, Pixels]) -> Iterator[Finding]:
     if grey:
         does = "takes them as three equal channels"
         yield Finding("warning", f"{len(grey)} images are grey", does, grey)
+    cut = tuple(source.where(path) for path, found in pixels.items() if found.cut_off)
+    if cut:
+        what = f"{len(cut)} images are cut off, and grey from there on"
+        yield Finding("warning", what, USED, cut)
     rotated = tuple(source.where(path) for path, found in pixels.items() if found.rotated)
     if rotated:
         what = f"{len(rotated)} images carry an EXIF rotation"

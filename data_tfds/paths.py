@@ -47,6 +47,18 @@ def open_path(path: str | os.PathLike[str]) -> Place:
     return epath.Path(url)
 
 
+def local_path(path: str, option: str) -> pathlib.Path:
+    """The absolute path on this machine; UserError, which names the `option`, for what is none."""
+    try:
+        found = pathlib.Path(path).expanduser().absolute()
+        found.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, ~nobody, with a zero byte
+        text = getattr(error, "strerror", None) or str(error)
+        shown = path if len(path) < 80 else f"{path[:80]}..."
+        raise UserError(f"{option} is {shown!r}, which is no path here ({text}).") from error
+    return found
+
+
 @contextlib.contextmanager
 def as_os_error(path: str | os.PathLike[str]) -> Iterator[None]:
     """Makes an OSError of whatever a bucket raises, so that callers know it as a disk's."""

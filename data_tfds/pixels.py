@@ -11,7 +11,7 @@ from PIL import Image
 from data_tfds import flare
 from data_tfds.builder import SampleBuilder, cores
 from data_tfds.errors import UserError
-from data_tfds.images import ImageError, decode
+from data_tfds.images import ImageError, decode, is_cut_off
 from data_tfds.source import Source
 
 EXIF_ORIENTATION = 0x0112
@@ -26,6 +26,7 @@ class Pixels:
     size: tuple[int, int] = (0, 0)
     grey: bool = False
     rotated: bool = False
+    cut_off: bool = False
     flare: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     """{modality: (luma fraction, histogram ratio)} of the images that flare can blind."""
 
@@ -57,6 +58,7 @@ def _pixels(builder: SampleBuilder, source: Source, path: str, modality: str) ->
         size=image.size,
         grey=grey,
         rotated=_rotated(image),
+        cut_off=is_cut_off(encoded, image),
         flare={
             modality: (flare.luma_fraction(each), flare.histogram_ratio(each))
             for modality, each in images.items()
@@ -75,8 +77,8 @@ def _rotated(image: Image.Image) -> bool:
 def _decode(builder: SampleBuilder, encoded: bytes, where: str) -> tuple[Image.Image, bool]:
     """The image and whether it is grey, which not every data set may be."""
     try:
-        return decode(encoded, where), False
+        return decode(encoded, where, most_pixels=builder.limits.pixels), False
     except ImageError as error:
         if error.kind != "L" or not builder.GREY:
             raise
-        return decode(encoded, where, grey=True), True
+        return decode(encoded, where, True, builder.limits.pixels), True

@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 import tensorflow_datasets as tfds
 from absl import logging
 
+from data_tfds.accept import some
 from data_tfds.builder import SampleBuilder
 from data_tfds.errors import UserError
-from data_tfds.paths import fetch, is_remote
+from data_tfds.limits import Limits
+from data_tfds.paths import fetch, is_remote, local_path
 from data_tfds.samples import Protocol
 from data_tfds.sets import lookup
 from data_tfds.source import Source, fingerprint
@@ -43,27 +45,38 @@ class Prepared:
     protocol: Protocol
 
 
-def prepare(name: str, root: str, prepared: str, incomplete: str = "error") -> Prepared:
+def prepare(
+    name: str,
+    root: str,
+    prepared: str,
+    incomplete: str = "error",
+    limits: Limits | None = None,
+) -> Prepared:
     """The data set `name` whose files lie at `root`, prepared below the folder `prepared`.
 
     What is already there for exactly these files is used; a change of path, size or time of any
     file, of the builder's version or of `incomplete` makes a folder of its own. A folder appears
-    only when it is whole. A .zip on a bucket (gs://) is copied to `prepared`/downloads before.
-    Raises UserError for everything a user can mend.
+    only when it is whole. `limits` say how large files may be. A .zip on a bucket (gs://) is copied
+    to `prepared`/downloads before. Raises UserError for everything a user can mend.
     """
     cls, config = lookup(name)
     (asked,) = (each for each in cls.BUILDER_CONFIGS if each.name == config)
     config = asked.prepared_as or config
     if is_remote(prepared):
         raise UserError(f"data.prepared is {prepared} and must be a folder on a disk.")
-    parent, given = pathlib.Path(prepared).expanduser().absolute(), root
+    parent, given = local_path(prepared, "data.prepared"), root
     if is_remote(root) and root.endswith(".zip"):
         root = str(_download(root, parent))
 
     def builder(folder: pathlib.Path, source: Source | None) -> SampleBuilder:
         with quiet():
             return cls(
-                data_dir=folder, config=config, root=root, incomplete=incomplete, source=source
+                data_dir=folder,
+                config=config,
+                root=root,
+                incomplete=incomplete,
+                source=source,
+                limits=limits,
             )
 
     unused = builder(parent / "unused", None)
@@ -83,8 +96,16 @@ def prepare(name: str, root: str, prepared: str, incomplete: str = "error") -> P
             facts = {"dataset": cls.name, "config": config, "version": version, "root": given}
             facts["incomplete"] = incomplete
             (draft / "source.json").write_text(json.dumps(facts, indent=1) + "\n")
-            _write(builder(draft), draft, root)
+            writer = builder(draft)
+            _write(writer, draft, root)
             draft.rename(folder)
+            if writer.cut_off:
+                logging.warning(
+                    "%s: %d images are cut off, and grey from there on; doctor names all: %s",
+                    name,
+                    len(writer.cut_off),
+                    some(writer.cut_off),
+                )
             logging.info("Prepared %s in %s (%.1f s).", name, folder, time.time() - start)
     return _opened(builder, folder, protocol)
 

@@ -3,6 +3,7 @@
 # Not fsspec: its local file system calls linked folders, pipes and dangling links all "other" and
 # does not enter the first, which data sets have; its zip one only wraps zipfile.
 
+import collections
 import dataclasses
 import hashlib
 import lzma
@@ -15,7 +16,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from data_tfds.errors import UserError
-from data_tfds.paths import is_remote
+from data_tfds.limits import Limits
+from data_tfds.paths import is_remote, local_path
 
 BROKEN = (
     *(OSError, EOFError, RuntimeError, ValueError),
@@ -37,6 +39,7 @@ class Source(Protocol):
 
     root: pathlib.Path
     files: dict[str, Stamp]
+    most_bytes: int  # larger files are not read
 
     def read(self, path: str) -> bytes:
         """Content of one file; safe to call from several threads."""
@@ -57,11 +60,13 @@ def open_source(root: str, folders: Sequence[str]) -> Source | None:
             f"{root} is not on this machine, and training fetches nothing but a .zip on a bucket "
             f"(gs://...) by itself; copy it with gcloud storage cp -r {root} DIR, then give DIR."
         )
-    path = pathlib.Path(root).expanduser().absolute()
+    path = local_path(root, "data.root")
     if not root or not path.exists():
         return None
     if path.is_file():
         return _Archive.open(path, folders)
+    if not path.is_dir():
+        raise UserError(f"data.root is {path}, which is neither a folder nor a file.")
     children = [child.name for child in path.iterdir() if child.is_dir() and _visible(child.name)]
     base = _base(path, ["", *children], lambda at: any((path / at / f).exists() for f in folders))
     return None if base is None else Tree(path / base, folders)
@@ -76,12 +81,20 @@ def fingerprint(source: Source, *facts: str) -> str:
     return digest.hexdigest()[:16]
 
 
+MOST_WAYS = 16
+"""By so many paths, by links, a folder may be reached: each of them is a part of the data set."""
+
+
 class Tree:
     """Files on disk."""
+
+    most_bytes = Limits.file_bytes
 
     def __init__(self, root: pathlib.Path, folders: Sequence[str]):
         self.root = root
         self.files = {}
+        self._ways = collections.Counter()  # how often each folder was entered
+        self._inside: list[tuple[int, int]] = []  # the folders that are being looked through
         for folder in folders:
             self._scan(folder)
 
@@ -89,6 +102,7 @@ class Tree:
         if (self.root / folder).is_file():
             self._add(folder, (self.root / folder).stat())
         elif (self.root / folder).is_dir():
+            self._enter(folder)
             with os.scandir(self.root / folder) as entries:
                 for entry in filter(lambda entry: _visible(entry.name), entries):
                     found = _stat(entry)
@@ -96,12 +110,30 @@ class Tree:
                         self._scan(f"{folder}/{entry.name}")
                     else:
                         self._add(f"{folder}/{entry.name}", found)
+            self._inside.pop()
+
+    def _enter(self, folder: str) -> None:
+        """Note that a folder is looked through; a UserError where links lead to it without end."""
+        found = (self.root / folder).stat()
+        key = (found.st_dev, found.st_ino)
+        if key in self._inside:
+            raise UserError(
+                f"{self.where(folder)} is by a link a folder that it lies in; remove the link."
+            )
+        self._ways[key] += 1
+        if self._ways[key] > MOST_WAYS:
+            raise UserError(
+                f"More than {MOST_WAYS} paths, by links, lead to the folder {self.where(folder)}; "
+                "remove some of the links."
+            )
+        self._inside.append(key)
 
     def _add(self, path: str, found: os.stat_result) -> None:
         self.files[path] = Stamp(found.st_size, found.st_mtime_ns)
 
     def read(self, path: str) -> bytes:
         """Content of one file."""
+        _refuse_large(self, path)
         try:
             return (self.root / path).read_bytes()
         except OSError as error:
@@ -113,6 +145,8 @@ class Tree:
 
 
 class _Archive:
+    most_bytes = Limits.file_bytes
+
     @classmethod
     def open(cls, path: pathlib.Path, folders: Sequence[str]) -> "_Archive | None":
         try:
@@ -146,6 +180,7 @@ class _Archive:
                 self.files[name] = Stamp(info.file_size, info.CRC)
 
     def read(self, path: str) -> bytes:
+        _refuse_large(self, path)
         try:
             return self._archive.read(self._base + path)
         except BROKEN as error:
@@ -155,6 +190,16 @@ class _Archive:
 
     def where(self, path: str) -> str:
         return printable(f"{self.root}: {self._base}{path}")
+
+
+def _refuse_large(source: Source, path: str) -> None:
+    """UserError for a file that would fill the memory; nothing of it is read."""
+    size = source.files[path].size
+    if size > source.most_bytes:
+        raise UserError(
+            f"{source.where(path)} has {size} bytes, more than the {source.most_bytes} of "
+            "config.data.max_file_bytes; remove it or raise that option."
+        )
 
 
 def _base(root: pathlib.Path, candidates: Sequence[str], holds) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 
 from data_tfds.errors import UserError
+from data_tfds.limits import PILLOW_MOST_PIXELS, Limits
 from facenet_jax import losses, models
 from facenet_jax.inputs import sampler as samplers
 from facenet_jax.options import (
@@ -61,6 +62,18 @@ DATA: Options = {
         "a sample that lacks a modality is an error, left out, or kept and marked; where no two "
         "images belong together each is a sample of its own and lacks nothing",
         one_of("error", "skip", "keep"),
+    ),
+    "max_pixels": Option(
+        Limits.pixels, "of an image; a larger one is refused unread", whole(1, PILLOW_MOST_PIXELS)
+    ),
+    "max_file_bytes": Option(
+        Limits.file_bytes, "of a file, also as unpacked; a larger one is refused unread", whole(1)
+    ),
+    "changed": Option(
+        "error",
+        "files other than those that a workdir was trained and scored on are an error, or accepted "
+        "for one start",
+        one_of("error", "accept"),
     ),
     "resident": Option(
         "auto",

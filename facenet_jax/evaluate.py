@@ -28,6 +28,7 @@ from facenet_jax.run import (
     saved_state,
     untrained_state,
 )
+from facenet_jax.runtime import data_record
 from facenet_jax.runtime import workdir as workdirs
 from facenet_jax.runtime.checkpoint import Checkpoints
 from facenet_jax.runtime.writers import write_json
@@ -101,16 +102,16 @@ def per_modality(run: Run, state: State, of: EvalSet) -> dict[str, dict[str, flo
 
 def evaluate(config: ml_collections.ConfigDict, workdir: Place) -> dict[str, Any]:
     """Score the checkpoints of a workdir again, and export: `--mode evaluate`."""
-    run, checkpoints, folder = open_trained(config, workdir, "evaluate")
+    run, checkpoints, folder, own = open_trained(config, workdir, "evaluate")
     state = saved_state(run, checkpoints, checkpoints.latest())
-    result = finish(run, state, checkpoints, folder, test_set(run), own=folder == workdir)
+    result = finish(run, state, checkpoints, folder, test_set(run), own=own)
     checkpoints.close()
     return result
 
 
 def export_only(config: ml_collections.ConfigDict, workdir: Place) -> None:
     """Write the embeddings of a workdir's checkpoint: `--mode embed`."""
-    run, checkpoints, folder = open_trained(config, workdir, "embed")
+    run, checkpoints, folder, _ = open_trained(config, workdir, "embed")
     best = config.evaluate.export == "best"
     step = best_step(checkpoints) if best else checkpoints.latest()
     embedded = embed(run, saved_state(run, checkpoints, step), test_set(run))
@@ -136,25 +137,33 @@ def best_step(checkpoints: Checkpoints) -> int:
 
 def open_trained(
     config: ml_collections.ConfigDict, workdir: Place, mode: str
-) -> tuple[Run, Checkpoints, Place]:
-    """(the run of a trained model, its checkpoints, the folder to write to).
+) -> tuple[Run, Checkpoints, Place, bool]:
+    """(the run of a trained model, its checkpoints, the folder to write to, whether it is scored on
+    the data that the scores in its checkpoints are of).
 
     The data set may be another one than the model was trained on; then the results go to a folder
-    of their own. Raises UserError where there is no checkpoint or the model differs.
+    of their own. Raises UserError where there is no checkpoint, the model differs, or the folder
+    has results of other files.
     """
     require_checkpoint(workdir)
     spec = stored.read_spec(workdir)
     folder = stored.results_folder(workdir, config)
     run = open_run(config, spec=spec, training=False)
+    digests = run.dataset.digests
+    if folder != workdir and stored.moved(workdir, config, digests):
+        folder = workdir
+    changed = data_record.refuse_other_data(folder, config, digests)
     if jax.process_index() == 0:
         workdirs.write_environment(folder, mode)
+        data_record.write(folder, config, digests)
         if folder != workdir:
             write_json(folder / "config.json", config.to_dict())
             logging.info("The results on %s go to %s.", run.dataset.name, folder)
     checkpoints = open_checkpoints(workdir, run.dataset.protocol.select)
     saved = {step: checkpoints.metrics(step) or {} for step in checkpoints.steps()}
     epochs = {step: scores["epoch"] for step, scores in saved.items() if "epoch" in scores}
-    return dataclasses.replace(run, epochs=epochs), checkpoints, folder
+    own = folder == workdir and not changed
+    return dataclasses.replace(run, epochs=epochs), checkpoints, folder, own
 
 
 def require_checkpoint(workdir: Place) -> None:

@@ -11,7 +11,9 @@ from absl import logging
 from data_tfds.errors import UserError
 from data_tfds.paths import Place, as_os_error
 from facenet_jax import config as configs
+from facenet_jax.config import DATA
 from facenet_jax.options import defaults
+from facenet_jax.runtime import data_record
 from facenet_jax.runtime.workdir import flat, read_json
 from facenet_jax.runtime.writers import write_json
 from facenet_jax.types import DataSpec
@@ -23,6 +25,9 @@ RESUMABLE = (
     "train.shard_",
     "data.root",
     "data.prepared",
+    "data.changed",
+    "data.max_pixels",
+    "data.max_file_bytes",
     "data.resident",
     "data.max_memory_fraction",
     "data.workers",
@@ -134,9 +139,12 @@ def refuse_other_run(workdir: Place, config: ml_collections.ConfigDict) -> None:
 def claim(workdir: Place, config: ml_collections.ConfigDict, spec: DataSpec) -> None:
     """Write config.json and spec.json; see `refuse_other_run` for a run to be resumed.
 
-    Before the first checkpoint any config may be written: a failed attempt can be corrected.
+    Before the first checkpoint any config may be written: a failed attempt can be corrected. That
+    other files were accepted holds for one start and is not written.
     """
-    write_json(workdir / "config.json", config.to_dict())
+    values = config.to_dict()
+    values["data"]["changed"] = DATA["changed"].default
+    write_json(workdir / "config.json", values)
     write_json(workdir / "spec.json", as_json(spec))
 
 
@@ -177,6 +185,16 @@ def results_folder(workdir: Place, config: ml_collections.ConfigDict) -> Place:
             folder, config, lambda name: name.startswith(OF_DATA), "Move this folder away"
         )
     return folder
+
+
+def moved(workdir: Place, config: ml_collections.ConfigDict, digests: Mapping[str, str]) -> bool:
+    """Whether the data are those that the workdir was scored on, at another place."""
+    before, now = (flat(c.to_dict()) for c in (read_config(workdir), config))
+    names = [name for name in before if name.startswith(OF_DATA) and name != "data.root"]
+    if any(before[name] != now.get(name) for name in names):
+        return False
+    known = data_record.read(workdir)["digests"]
+    return bool(digests) and all(known.get(name) == digests[name] for name in digests)
 
 
 def as_json(spec: DataSpec) -> dict[str, Any]:

@@ -26,9 +26,10 @@ from facenet_jax.run import (
     state_shapes,
     training_images,
 )
-from facenet_jax.runtime import memory
+from facenet_jax.runtime import data_record, memory
 from facenet_jax.runtime import workdir as workdirs
-from facenet_jax.runtime.checkpoint import Checkpoints, selected
+from facenet_jax.runtime.checkpoint import Checkpoints
+from facenet_jax.runtime.checkpoint_record import selected
 from facenet_jax.runtime.log import Log
 from facenet_jax.runtime.preemption import Preemption
 from facenet_jax.runtime.profile import Profile
@@ -53,10 +54,13 @@ def train(
     else:
         stored.refuse_other_run(workdir, config)
     run = open_run(config)
+    digests = run.dataset.digests
+    changed = found is not None and data_record.refuse_other_data(workdir, config, digests)
     checkpoints = open_checkpoints(workdir, run.dataset.protocol.select)
     total, step = len(run.plan.epoch), found or 0
     if jax.process_index() == 0:
         stored.claim(workdir, config, run.model.spec)
+        data_record.write(workdir, config, digests, afresh=found is None)
         workdirs.write_environment(workdir, "train")
     tracer = Profile(profile, workdir / "profile", step, total)
 
@@ -128,7 +132,7 @@ def train(
     # Write the results.
     log.flush()
     embedded = None if validation else embedded  # the last evaluation was of the test set
-    result = evaluate.finish(run, state, checkpoints, workdir, test, embedded)
+    result = evaluate.finish(run, state, checkpoints, workdir, test, embedded, own=not changed)
     checkpoints.close()
     if writer:
         writer.close()

@@ -21,6 +21,7 @@ from data_tfds.listing import (
     read_split,
     wrong_identity,
 )
+from data_tfds.paths import local_path
 from data_tfds.samples import (
     INFRARED,
     MODALITIES,
@@ -106,7 +107,7 @@ class Folder(SampleBuilder):
 
     def open(self, root: str) -> Source:
         """The files below `root`, or those a CSV file names."""
-        path = pathlib.Path(root).expanduser().absolute()
+        path = local_path(root, "data.root")
         if root.endswith(".csv") and path.is_file():
             return Table(path)
         return super().open(root)

@@ -8,9 +8,10 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from data_tfds import decoded, door, flare
+from data_tfds import decoded, digest, door, flare
 from data_tfds import prepare as preparing
 from data_tfds.errors import UserError
+from data_tfds.limits import Limits
 from data_tfds.samples import Protocol, Split
 from data_tfds.sets import open_door
 
@@ -28,6 +29,9 @@ class Dataset:
     set has them; without a split query the gallery queries, and both are one object."""
     protocol: Protocol
     folder: str = ""  # of the decoded files; "": arrays in memory
+    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Of train, query, gallery, ... as stored, see data_tfds/digest.py; none where it is not known.
+    What is held out of train for validation belongs to the digest of train."""
 
     def split(self, name: str) -> Split:
         """One split. Raises UserError where the data set has none of that name."""
@@ -103,7 +107,9 @@ def describe(dataset: Dataset) -> str:
 
 
 def _from_files(data: ConfigDict, training: bool) -> Dataset:
-    prepared = preparing.prepare(data.name, data.root, data.prepared, data.incomplete)
+    names = [name for name in ("pixels", "file_bytes") if f"max_{name}" in data]
+    limits = Limits(**{name: data[f"max_{name}"] for name in names})
+    prepared = preparing.prepare(data.name, data.root, data.prepared, data.incomplete, limits)
     stored = prepared.builder.info.splits
 
     def split(name: str, resize: str) -> Split:
@@ -129,6 +135,7 @@ def _from_files(data: ConfigDict, training: bool) -> Dataset:
         splits,
         protocol,
         str(prepared.folder),
+        {name: digest.of_files(prepared, name) for name in stored if name in splits},
     )
 
 
@@ -150,6 +157,8 @@ def _from_function(found, data: ConfigDict, training: bool) -> Dataset:
     for name, split in made.splits.items():
         _check(split, tuple(made.modalities), f"The split {name} of {data.name} (data.name)")
     splits = dict(made.splits)
+    named = [name for name in splits if training or name not in ("train", "validation")]
+    digests = {name: digest.of_arrays(splits[name]) for name in named}
     train = splits.get("train")
     if train is not None and "validation" not in splits:
         first = _first_held_out(train.identity, data.validation_identities)
@@ -159,7 +168,7 @@ def _from_function(found, data: ConfigDict, training: bool) -> Dataset:
         splits["query"] = splits["gallery"]
     if not training:
         splits = {k: split for k, split in splits.items() if k not in ("train", "validation")}
-    return Dataset(data.name, tuple(made.modalities), splits, made.protocol)
+    return Dataset(data.name, tuple(made.modalities), splits, made.protocol, digests=digests)
 
 
 def _check(split: Split, modalities: tuple[str, ...], what: str) -> None:

@@ -17,6 +17,10 @@ from data_tfds import door
 from data_tfds.errors import UserError
 from data_tfds.samples import Split
 
+PLAN_BYTES = 2**30
+PLAN_STEPS = 500_000
+"""The largest plan of a run: it is drawn as a whole, about 12,000 steps a second."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -65,6 +69,7 @@ def make_plan(
     """
     own = dict(sampler)
     name = own.pop("name")
+    refuse_long(split, options, epochs, steps)
     make, what = find(name), f"The sampler {name}"
     given = {"seed": seed, "options": options, "epochs": epochs, "steps": steps, **own}
     call = f"f(split, {', '.join(f'{argument}=...' for argument in given)})"
@@ -72,6 +77,20 @@ def make_plan(
     plan = make(split, **given)
     check_plan(plan, split, steps, what)
     return plan
+
+
+def refuse_long(split: Split, options: Mapping[str, Any], epochs: int, steps: int) -> None:
+    """Raises UserError for a run of more steps than a plan may have, before it is drawn."""
+    batch = options["identities_per_batch"] * options["samples_per_identity"]
+    each = max(1, len(split) // batch)  # steps of an epoch, about
+    most = min(PLAN_STEPS, PLAN_BYTES // (4 * batch * len(split.modalities)))
+    wanted = steps or epochs * each
+    if wanted > most:
+        name, value, largest = ("steps", steps, most) if steps else ("epochs", epochs, most // each)
+        raise UserError(
+            f"config.train.{name} is {value}; the plan of a run, here about {wanted} steps of "
+            f"{batch} samples, is made at its start, and {largest} is the largest number for it."
+        )
 
 
 def check_plan(plan: Any, split: Split, steps: int, what: str) -> None:

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from facenet_jax.inputs.device import DeviceSplit
+from facenet_jax.runtime.parent import end_with_parent
 
 IN_FLIGHT = 3
 """Windows in memory at once: one in use by the device, one ready, one being filled."""
@@ -71,6 +72,10 @@ class Batches:
     def __init__(self, images: Sequence[Sequence[np.ndarray]], rows: np.ndarray):
         self.parts = [[OnDisk(part) for part in parts] for parts in images]
         self.rows = rows  # [steps, M, B]
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state
+        end_with_parent()  # unpickled: this is a worker
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -7,6 +7,7 @@ further labels [N] or [N, M], such as `camera`, `scene`, `view`, `night` int [N]
 
 import dataclasses
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,22 @@ import numpy as np
 
 from data_tfds.errors import UserError
 from data_tfds.paths import Place, as_os_error, is_remote, open_path, write_bytes
+from facenet_jax.runtime import npz
 
-UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+)
 """What NumPy and zipfile raise for a damaged archive or one that holds objects."""
+
+HARMLESS = 2**28
+"""Bytes that an archive may unpack to, however small it is."""
 
 KNOWN = {
     **dict.fromkeys(("camera", "scene", "view", "night"), (np.integer, ())),
@@ -109,7 +123,7 @@ class Embeddings:
 
     @classmethod
     def read(cls, path: Place | str) -> "Embeddings":
-        """The file at `path`, on a disk or a bucket, its embedding as float32.
+        """The file at `path`, on a disk or a bucket, its embedding as float32, see `_as_float32`.
 
         UserError, which names the file, where it is missing, damaged, lacks an array, or holds one
         of another type or shape or an embedding with a NaN or an infinite value.
@@ -123,9 +137,8 @@ class Embeddings:
                 f"{', '.join(REQUIRED)}."
             )
         embedding, parts, modalities, identity, name = (arrays.pop(key) for key in REQUIRED)
-        with np.errstate(over="ignore"):
-            if np.issubdtype(embedding.dtype, np.floating):
-                embedding = embedding.astype(np.float32, copy=False)
+        if np.issubdtype(embedding.dtype, np.floating) and embedding.ndim == 2:
+            embedding = _as_float32(embedding)
         named = _parts(parts, modalities, origin)
         result = cls(embedding, named, identity, name, arrays, origin)
         broken = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
@@ -154,6 +167,22 @@ class Embeddings:
         )
 
 
+def _as_float32(embedding):
+    """`embedding` [N, E] as float32; rows beyond its range times a power of two of their own.
+
+    Scores compare directions, which that does not change.
+    """
+    if embedding.dtype.itemsize <= 4:
+        return embedding.astype(np.float32, copy=False)
+    peak = np.abs(embedding).max(axis=1, initial=0)
+    beyond = np.isfinite(peak) & (peak > 0) & ((peak < 2.0**-100) | (peak > 2.0**100))
+    if beyond.any():
+        embedding = embedding.copy()
+        exponent = np.frexp(peak[beyond])[1]
+        embedding[beyond] = np.ldexp(embedding[beyond], -exponent[:, None])
+    return embedding.astype(np.float32)
+
+
 def _arrays(path, origin):
     """Every array of the archive at `path`, by name."""
     try:
@@ -171,8 +200,9 @@ def _arrays(path, origin):
     try:
         if not zipfile.is_zipfile(file):
             raise UserError(f"{origin} is not an .npz archive, or only the beginning of one.")
-        with np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+        with zipfile.ZipFile(file) as archive:
+            size = file.getbuffer().nbytes if isinstance(file, io.BytesIO) else file.stat().st_size
+            return npz.read_arrays(archive, size, harmless=HARMLESS)
     except UNREADABLE as error:
         raise UserError(f"{origin} is not an .npz archive of plain arrays: {error}") from None
 

@@ -32,6 +32,18 @@ class PerQuery:
     queries: int  # all queries, valid or not
     gallery: int
 
+    def of_rows(self, order: np.ndarray) -> "PerQuery":
+        """The same results where query i is row `order[i]`, [Q], of the queries."""
+        rows = order[self.query]
+        sort = np.argsort(rows)
+        return dataclasses.replace(
+            self,
+            query=rows[sort],
+            average_precision=self.average_precision[sort],
+            inverse_negative_penalty=self.inverse_negative_penalty[sort],
+            first_match=self.first_match[sort],
+        )
+
     def metrics(self, keep: np.ndarray | None = None) -> dict:
         """Means over the valid queries, or over those of the rows where `keep` [Q] is true.
 

@@ -8,6 +8,7 @@ identity. A query without a match is not valid: it is counted, and no score know
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from absl import logging
 
 from data_tfds.door import find
 from data_tfds.errors import UserError
@@ -45,6 +46,7 @@ class Relevance:
         self._gallery_group = _integers("gallery groups", gallery_group, len(order))[order]
         query_identity = _integers("query identities", query_identity, queries)
         gallery_identity = _integers("gallery identities", gallery_identity, len(order))[order]
+        query_identity, gallery_identity = _comparable(query_identity, gallery_identity)
         self._ignored = [(query, gallery[order]) for query, gallery in ignored if query.any()]
 
         self.by_identity = np.argsort(gallery_identity, kind="stable")
@@ -159,6 +161,53 @@ def by_name(name: str) -> Protocol:
             f"The protocol {name} is a {type(found).__name__}, not a data_tfds.samples.Protocol."
         )
     return found
+
+
+def refuse_own_rows(protocol: Protocol, query: Embeddings, gallery: Embeddings) -> None:
+    """UserError where each query finds itself: its own row is in the gallery, as a match.
+
+    Where some do, a warning says how many. A row is the same with its name, identity and embedding.
+    """
+    if query.embedding.shape[1] != gallery.embedding.shape[1]:
+        return  # the distances say what is wrong
+    rows: dict[tuple, list[int]] = {}
+    for row, key in enumerate(zip(gallery.name.tolist(), gallery.identity.tolist(), strict=True)):
+        rows.setdefault(key, []).append(row)
+    of = relevance(
+        protocol, query.by_name, gallery.by_name, len(query), np.arange(len(gallery.embedding))
+    )
+    found = 0
+    for i, key in enumerate(zip(query.name.tolist(), query.identity.tolist(), strict=True)):
+        same = [
+            j for j in rows.get(key, ()) if np.array_equal(query.embedding[i], gallery.embedding[j])
+        ]
+        if same:
+            members, junk = of.of(i)
+            found += bool(np.isin(members[~junk], same).any())
+    if not found:
+        return
+    where = f"{query.origin or 'the query side'} are in {gallery.origin or 'the gallery'}"
+    text = f"{found} of {len(query)} rows of {where} too, with the same name and embedding"
+    if found == len(query):
+        raise UserError(
+            f"{text}, and the protocol {protocol.name} counts them as matches, so that every query "
+            "finds itself; name a protocol that leaves them out, such as camera, or other files."
+        )
+    logging.warning("%s: these queries find themselves, so that the scores are too high.", text)
+
+
+def _comparable(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both arrays of integers in one type that holds all of their values.
+
+    NumPy would compare int64 with uint64 as float64, in which neighbours beyond 2^53 are equal.
+    """
+    if np.issubdtype(np.promote_types(one.dtype, other.dtype), np.integer):
+        return one, other
+    if max(one.max(initial=0), other.max(initial=0)) < 2**63:
+        return one.astype(np.int64), other.astype(np.int64)
+    both = np.concatenate([one.astype(object), other.astype(object)])  # slow, exact
+    numbered = np.unique(both, return_inverse=True)[1]
+    return numbered[: len(one)], numbered[len(one) :]
 
 
 def _integers(name: str, labels: np.ndarray, rows: int) -> np.ndarray:

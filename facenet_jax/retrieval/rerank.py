@@ -30,33 +30,76 @@ def rerank(
     `query` [Q, E], `gallery` [G, E], L2-normalised here. The distance is (1 - lambda_) Jaccard +
     lambda_ squared Euclidean, the latter divided by the query's largest to any point. `k1`
     neighbours define reciprocity, and each description is the mean over the `k2` nearest points.
-    A point is its own first neighbour; of neighbours at equal distance the earlier row comes first.
-    Memory beside the arguments: one copy of both, about k1 k2 numbers per point, and
+    A point is its own first neighbour; of neighbours at equal distance the one comes first whose
+    bits do, see `order_by_bits`. Rows that are equal in every bit get one and the same distance. So
+    the distances do not depend on the order of the gallery, and to the last bit not on that of
+    queries in `order_by_bits`.
+    Memory beside the arguments: two copies of both, about k1 k2 numbers per point, and
     `block` rows of distances, by default as many as fit into 64 MiB.
     UserError as in `per_query`, and if the parameters do not fit the number of points.
     """
     query, gallery = checked_pair(query, gallery)
     total = len(query) + len(gallery)
     _check_parameters(k1, k2, lambda_, total)
-    points = _normalised(query, gallery)
+    points, queries = _normalised(query, gallery), len(query)
+    order = _order(points[:queries]), _order(points[queries:])
+    points = np.concatenate([points[:queries][order[0]], points[queries:][order[1]]])
     block = max(1, _DISTANCE_BYTES // (4 * total)) if block is None else block
-    return _rerank(points, len(query), k1, k2, lambda_, block)
+    return _rerank(points, order, k1, k2, lambda_, block)
 
 
-def _rerank(points, queries, k1, k2, lambda_, block):
-    """The blocks of `rerank` for `points` of which the first `queries` are queries."""
+def order_by_bits(embedding: np.ndarray) -> np.ndarray:
+    """The rows of `embedding` [N, E] sorted by the bits of their normalised values, [N]."""
+    embedding, _ = checked_pair(embedding, embedding[:1])
+    return _order(_normalised(embedding, embedding[:0]))
+
+
+def _order(points):
+    """The rows of `points` sorted by their bits."""
+    return np.argsort(points.view(np.dtype((np.void, 4 * points.shape[1]))).ravel(), kind="stable")
+
+
+def _firsts(points):
+    """For each of the sorted `points` the first that equals it in every bit, [N]."""
+    differs = np.ones(len(points), bool)
+    differs[1:] = (points[1:] != points[:-1]).any(axis=1)
+    return np.maximum.accumulate(np.where(differs, np.arange(len(points)), 0))
+
+
+def _rerank(points, order, k1, k2, lambda_, block):
+    """The blocks of `rerank`; `points` are the queries and the gallery, each in its `order`."""
+    queries = len(order[0])
     neighbours, largest = _neighbours(points, max(k1 + 1, k2), block)
     described = _averaged(_descriptions(points, neighbours, largest, k1, block), neighbours[:, :k2])
     of_gallery = described[queries:].tocsc()
+    same, columns = _firsts(points[:queries]), _firsts(points[queries:])
+    place = np.empty(queries, int)
+    place[order[0]] = np.arange(queries)
 
-    for first, distances in _distance_blocks(points, block, queries):
-        jaccard = np.empty((len(distances), len(points) - queries), np.float32)
-        for row in range(len(distances)):
-            part = slice(*described.indptr[first + row : first + row + 2])
-            shared = _shared(described.indices[part], described.data[part], of_gallery)
-            jaccard[row] = 1 - shared / (2 - shared)
-        scale = lambda_ / largest[first : first + len(distances), None]
-        yield (1 - lambda_) * jaccard + scale * distances[:, queries:]
+    before, jaccard = -1, np.empty(len(columns), np.float32)
+    for first in range(0, queries, block):
+        rows = same[place[first : first + block]]
+        distances = _to_gallery(points, rows, queries)
+        found = np.empty_like(distances)
+        for row, out, point in zip(distances, found, rows, strict=True):
+            if point != before:  # else it is a copy of the query before it
+                part = slice(*described.indptr[point : point + 2])
+                shared = _shared(described.indices[part], described.data[part], of_gallery)
+                jaccard[:] = 1 - shared / (2 - shared)
+                nearness = (1 - lambda_) * jaccard + lambda_ / largest[point] * row
+                nearness, before = nearness[columns], point
+            out[order[1]] = nearness
+        yield found
+
+
+def _to_gallery(points, rows, queries):
+    """Squared distances [b, G] of the `rows` of `points` to those behind the `queries`."""
+    gallery, few = points[queries:], points[rows]
+    distances = few @ gallery.T
+    distances *= -2
+    distances += np.einsum("ij,ij->i", gallery, gallery)
+    distances += np.einsum("ij,ij->i", few, few)[:, None]
+    return np.maximum(distances, 0, out=distances)
 
 
 def _neighbours(points, count, block):
@@ -149,7 +192,7 @@ def _normalised(query, gallery):
     for start in range(0, len(points), 256):
         part = points[start : start + 256]
         norm = np.linalg.norm(part.astype(np.float64), axis=1, keepdims=True)
-        part[:] = part / np.maximum(norm, 1e-12)
+        part[:] = part / np.maximum(norm, 1e-12) + 0.0  # so that no zero has a sign
     return points
 
 

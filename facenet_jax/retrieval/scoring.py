@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from data_tfds.errors import UserError
 from data_tfds.samples import Protocol
 from facenet_jax.retrieval import protocols
 from facenet_jax.retrieval.distances import Euclidean, given_rows
@@ -59,7 +60,10 @@ def evaluate(
     UserError for labels that the protocol needs and a side lacks or does not know, for trials that
     are no gallery rows, and for embeddings of different widths or with values that are not finite.
     """
+    query, gallery = aligned(query, gallery)
     protocols.check(protocol, query, gallery)
+    if query.origin and gallery.origin:
+        protocols.refuse_own_rows(protocol, query, gallery)
     labels = gallery.by_name
     rankings = []
     for rows in protocols.trials(protocol, labels, len(gallery)):
@@ -67,19 +71,46 @@ def evaluate(
         if rows is not None:
             embedding = embedding[rows]
             chosen = {name: values[rows] for name, values in labels.items()}
-        sides = protocol, query.by_name, chosen, len(query)
-        if rerank is None:
-            distances = Euclidean(query.embedding, embedding)
-            relevance = protocols.relevance(*sides, distances.order)
-            found = distances.rows(relevance.valid)
-        else:
-            relevance = protocols.relevance(*sides, np.arange(len(embedding)))
-            from facenet_jax.retrieval.rerank import rerank as rerank_distances  # loads scipy
-
-            blocks = rerank_distances(query.embedding, embedding, *rerank)
-            found = given_rows(blocks, len(query), len(embedding), relevance.valid)
-        rankings.append(rank(found, relevance, protocol.collapse))
+        if rerank is not None:
+            rankings.append(_reranked(query, embedding, chosen, protocol, rerank))
+            continue
+        distances = Euclidean(query.embedding, embedding)
+        relevance = protocols.relevance(
+            protocol, query.by_name, chosen, len(query), distances.order
+        )
+        rankings.append(rank(distances.rows(relevance.valid), relevance, protocol.collapse))
     return Result(protocol, rankings)
+
+
+def _reranked(query, embedding, labels, protocol, parameters):
+    """The ranking of one trial by re-ranked distances, which do not depend on any order."""
+    from facenet_jax.retrieval.rerank import order_by_bits, rerank  # loads scipy
+
+    order = order_by_bits(query.embedding)
+    blocks = rerank(query.embedding[order], embedding, *parameters)
+    own = {name: values[order] for name, values in query.by_name.items()}
+    relevance = protocols.relevance(protocol, own, labels, len(query), np.arange(len(embedding)))
+    found = given_rows(blocks, len(query), len(embedding), relevance.valid)
+    return rank(found, relevance, protocol.collapse).of_rows(order)
+
+
+def aligned(query: Embeddings, gallery: Embeddings) -> tuple[Embeddings, Embeddings]:
+    """Both sides with the same columns for the same parts, where both have the same parts.
+
+    UserError for a part that is not as wide on both sides.
+    """
+    same = query.parts.keys() == gallery.parts.keys()
+    if not same or list(query.parts.items()) == list(gallery.parts.items()):
+        return query, gallery
+    names = list(query.parts)
+    query, gallery = query.select(names), gallery.select(names)
+    wide = [side.embedding.shape[1] for side in (query, gallery)]
+    if wide[0] == wide[1] and dict(query.parts) != dict(gallery.parts):  # else the distances say it
+        raise UserError(
+            f"The modalities {', '.join(names)} are not as wide in {query.origin or 'the query'} "
+            f"as in {gallery.origin or 'the gallery'}: both must come from the same model."
+        )
+    return query, gallery
 
 
 def _over_trials(each, statistic):

@@ -13,21 +13,34 @@ from ml_collections import config_flags
 
 from data_tfds.errors import UserError
 from data_tfds.paths import DISK_FULL_ERRNOS, Place, open_path
+from facenet_jax.runtime.details import DETAILS, sentence
+
+UNEXPECTED = 70
+"""The exit code of an error that is no UserError (EX_SOFTWARE)."""
+
+QUIET = ("orbax", "tensorstore", "asyncio")
+"""Packages whose warnings go to the file of details alone: what matters of them is raised."""
 
 OWN = ("facenet_jax", "data_tfds", "scripts")
 """Folders whose information lines are for the user; of other packages warnings alone are shown."""
 
 
 def guarded(main: Callable[[], None]) -> int:
-    """The exit code of `main()`: 0, or a UserError's with its sentence on stderr."""
+    """The exit code of `main()`: 0, or a UserError's with its sentence on stderr.
+
+    Any other error is a fault of the program, or of code that it was given: one sentence that names
+    the file with the traceback, and exit code 70.
+    """
     try:
         main()
     except UserError as error:
         print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
+        if error.__cause__ and DETAILS.folder:  # what Orbax and others say of it
+            DETAILS.write("this ended the run", error)
         return error.exit_code
     except OSError as error:
         if error.errno not in DISK_FULL_ERRNOS:
-            raise
+            return unexpected(error)
         print(
             f"{pathlib.Path(sys.argv[0]).name}: The disk is full ({error}); free space and start "
             "again, a run goes on from its last checkpoint.",
@@ -37,7 +50,22 @@ def guarded(main: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
+    except Exception as error:
+        return unexpected(error)
     return 0
+
+
+def unexpected(error: Exception) -> int:
+    """Say in one sentence what nobody expected and where its traceback is; exit code 70."""
+    file = DETAILS.write("this ended the program", error)
+    place = f"the traceback is in {file}" if file else "no file could take its traceback"
+    print(
+        f"{pathlib.Path(sys.argv[0]).name}: An error that is not expected, in this program or in "
+        f"code it was given: {sentence(error)}; {place}.",
+        file=sys.stderr,
+        flush=True,
+    )
+    return UNEXPECTED
 
 
 @contextlib.contextmanager
@@ -129,8 +157,7 @@ class OwnLines(python_logging.Filter):
         """Whether to show a record."""
         if not {*OWN}.isdisjoint(pathlib.Path(record.pathname).parts[-3:-1]):
             return True
-        # Orbax warns of every save without a score, and logs what it raises a moment later.
-        known = record.exc_info or "tracked_metric" in str(record.msg)
+        known = record.exc_info or not {*QUIET}.isdisjoint(pathlib.Path(record.pathname).parts)
         return record.levelno >= python_logging.WARNING and not known
 
 
@@ -142,5 +169,6 @@ def set_up_log(quiet: bool = False) -> None:
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(OwnLines())
     logging.use_absl_handler()
+    DETAILS.install()
     logging.set_verbosity(logging.WARNING if quiet else logging.INFO)
     logging.set_stderrthreshold("info")

@@ -15,7 +15,25 @@ import jax
 
 from data_tfds.errors import UserError
 from data_tfds.paths import Place, as_os_error, is_remote
+from facenet_jax.runtime.details import DETAILS
 from facenet_jax.runtime.writers import write_json
+
+FOLDERS = ("checkpoints", "tensorboard", "embeddings", "profile", "other_data")
+FILES = (
+    *("config.json", "spec.json", "data.json", "result.json", "per_modality.json"),
+    *("metrics.jsonl", "parameters.txt", "environment.json"),
+)
+"""What a run writes into its folder."""
+
+
+def refuse_wrong_kinds(workdir: Place) -> None:
+    """Raises UserError for a file where a run writes a folder, and the other way round."""
+    for name in FOLDERS:
+        if (workdir / name).exists() and not (workdir / name).is_dir():
+            raise UserError(f"{workdir / name} is a file where a run has a folder; move it away.")
+    for name in FILES:
+        if (workdir / name).is_dir():
+            raise UserError(f"{workdir / name} is a folder where a run has a file; move it away.")
 
 
 @contextlib.contextmanager
@@ -38,6 +56,8 @@ def locked(workdir: Place) -> Iterator[None]:
                 lock = open(workdir / ".lock", "a+")  # noqa: SIM115
             (workdir / ".writable").write_text("1")
             (workdir / ".writable").unlink()
+            if not is_remote(workdir):
+                refuse_wrong_kinds(workdir)
     except OSError as error:
         raise UserError(
             f"The workdir {workdir} cannot be written ({error.strerror or error}); choose another "
@@ -58,6 +78,7 @@ def locked(workdir: Place) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        DETAILS.folder = workdir  # it stays after the block, where errors are told
         try:
             yield
         finally:
@@ -81,7 +102,7 @@ def read_json(path: Place, workdir: Place) -> Any:
     try:
         with as_os_error(path):
             return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); is {workdir} a workdir?") from error
 
 

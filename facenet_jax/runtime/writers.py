@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from absl import logging
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -64,17 +65,19 @@ class Writer:
 def drop_after(path: Place, step: int) -> None:
     """Remove the lines of a metrics.jsonl beyond `step`: a resumed run writes those steps again.
 
-    A last line that is incomplete is removed too.
+    A line that is incomplete or damaged is removed too, and what is lost said in the log.
     """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
+    kept, damaged = [], 0
+    for line in path.read_bytes().decode(errors="replace").split("\n"):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError):
-            continue
+        except (ValueError, KeyError, TypeError, RecursionError):
+            damaged += bool(line.strip())
+    if damaged:
+        logging.warning("%s: %d damaged lines are removed.", path, damaged)
     write_text(path, "".join(line + "\n" for line in kept))
 
 

@@ -1,7 +1,6 @@
 """The tensors in a weight file of any of the known formats, under the names they have there."""
 
 import io
-import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from data_tfds.errors import UserError
+from facenet_jax.runtime import npz
 from facenet_jax.weights.messages import listed, reading, shown
 from facenet_jax.weights.torch_file import TorchFile
 from facenet_jax.weights.torch_pickle import Tensor
@@ -28,7 +28,6 @@ _SAFETENSORS_DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-_PLAUSIBLE_RATIO = 100  # weights hardly compress; a file that grows more is an attack
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -48,7 +47,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if start[:4] == b"PK\x03\x04":
             archive = zipfile.ZipFile(file)
             if any(entry.filename.endswith(".npy") for entry in archive.infolist()):
-                return _read_npz(archive, file.seek(0, io.SEEK_END))
+                return npz.read_arrays(archive, file.seek(0, io.SEEK_END), harmless=0)
         elif start[:1] != b"\x80":
             raise UserError(
                 f"{name} is no PyTorch, safetensors or NumPy .npz file; it begins with {start!r}"
@@ -128,27 +127,3 @@ def _read_safetensors(file: BinaryIO) -> dict[str, np.ndarray]:
         flat = np.frombuffer(entry["data"], _SAFETENSORS_DTYPES[entry["dtype"]])
         arrays[name] = flat.reshape(entry["shape"])
     return arrays
-
-
-def _read_npz(archive: zipfile.ZipFile, file_size: int) -> dict[str, np.ndarray]:
-    entries = archive.infolist()
-    if sum(entry.file_size for entry in entries) > _PLAUSIBLE_RATIO * file_size:
-        raise ValueError(f"its entries claim more than {_PLAUSIBLE_RATIO} times its size")
-    return {e.filename.removesuffix(".npy"): _read_npy(archive.read(e)) for e in entries}
-
-
-def _read_npy(raw: bytes) -> np.ndarray:
-    """One array of an .npz, its header checked against the bytes before any memory is taken."""
-    file = io.BytesIO(raw)
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"npy version {version}")
-    read_header = (np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0)
-    shape, fortran, dtype = read_header[version[0] - 1](file)
-    if dtype.hasobject:
-        raise ValueError("an entry holds Python objects, which are never loaded")
-    if dtype == np.dtype("V2"):  # how NumPy stores a bfloat16 that it does not know
-        dtype = np.dtype(ml_dtypes.bfloat16)
-    if math.prod(shape) * dtype.itemsize != len(raw) - file.tell():
-        raise ValueError(f"an entry of shape {shape} has {len(raw) - file.tell()} bytes")
-    return np.frombuffer(raw, dtype, offset=file.tell()).reshape(shape, order="FC"[not fortran])

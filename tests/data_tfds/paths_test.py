@@ -114,6 +114,7 @@ def test_a_run_on_a_bucket_writes_what_a_run_on_disk_writes(runs):
         *(
             "config.json",
             "spec.json",
+            "data.json",
             "environment.json",
             "parameters.txt",
             "metrics.jsonl",

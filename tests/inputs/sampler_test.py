@@ -1,4 +1,6 @@
 import dataclasses
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -201,3 +203,34 @@ def test_a_sampler_of_the_users_own_is_named_by_its_import_path():
 def test_a_sampler_that_does_not_fit_is_named(name, words):
     with pytest.raises(UserError, match=words):
         make(name, split(COMPLETE))
+
+
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [
+        ({"steps": 10**9, "epochs": 1}, r"config.train.steps is 1000000000; .* 500000 is the larg"),
+        ({"steps": 0, "epochs": 10**9}, r"config.train.epochs is 1000000000; .* 166666 is the lar"),
+        ({"steps": 500_001, "epochs": 1}, "config.train.steps is 500001"),
+    ],
+)
+def test_a_run_without_end_is_refused_before_it_is_drawn(length, words):
+    """Within a second and a megabyte."""
+    split = tiny.training_split()
+    options = {"identities_per_batch": 4, "samples_per_identity": 2}
+    tracemalloc.start()
+    start = time.monotonic()
+    try:
+        with pytest.raises(UserError, match=words):
+            make_plan({"name": "pk"}, split[:24], seed=0, options=options, **length)
+        assert time.monotonic() - start < 1
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_bytes_of_a_plan_are_bounded_too():
+    options = {"identities_per_batch": 1000, "samples_per_identity": 100}
+    with pytest.raises(UserError, match=r"about 1000 steps of 100000 samples.* 894 is the largest"):
+        make_plan(
+            {"name": "pk"}, tiny.training_split(), seed=0, options=options, epochs=1, steps=1000
+        )

@@ -18,8 +18,6 @@ from facenet_jax.weights.torch_writer import write_state_dict
 from tests.models.resnet_test import torch_file
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KEY = jax.random.key(0)
 
 

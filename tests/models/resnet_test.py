@@ -18,8 +18,6 @@ from facenet_jax.weights.torch_writer import write_state_dict
 from tests.support import tiny_run as tiny
 from tests.support import vit_files
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KEY = jax.random.key(0)
 
 

@@ -15,7 +15,6 @@ from facenet_jax.types import DataSpec
 from scripts import check_parity
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 LABELS = {"camera": 3, "view": 2}
 
 

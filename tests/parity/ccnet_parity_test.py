@@ -47,7 +47,7 @@ def golden(tmp_path):
     return Golden(tmp_path)
 
 
-def test_a_wrong_number_fails(golden, quick_compile):
+def test_a_wrong_number_fails(golden):
     twin = ccnet.Twin(golden, "float32")
     values = twin.evaluate()
     np.testing.assert_allclose(np.linalg.norm(values["embedding"], axis=1), 1, rtol=1e-5)

@@ -1,7 +1,11 @@
 """The .npz file of embeddings: round trip, files of older runs, what is refused."""
 
 import dataclasses
+import io
 import sys
+import time
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from hypothesis import strategies as st
 from data_tfds.errors import UserError
 from data_tfds.paths import open_path
 from facenet_jax.retrieval import Embeddings
+from facenet_jax.retrieval import embeddings as embedding_files
 from tests.support.fake_gcs import Bucket
 
 
@@ -170,19 +175,70 @@ def test_arrays_that_do_not_fit_are_one_sentence(name):
         embeddings(**{field: value})
 
 
-def test_a_value_that_float32_cannot_hold_is_named_by_row(tmp_path):
+def side(path, **changes):
+    """A file of six rows."""
+    arrays = {
+        "embedding": embeddings().embedding.astype(np.float64),
+        "parts": np.zeros((0, 2), int),
+        "modalities": np.zeros(0, str),
+        "identity": np.arange(6),
+        "name": np.array(list("abcdef")),
+    }
+    np.savez_compressed(path, **{**arrays, **changes})
+    return path
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-42, 1e39, 1e290])
+def test_rows_beyond_the_range_of_float32_keep_their_direction(tmp_path, scale):
+    plain = embeddings().embedding.astype(np.float64)
+    embedding = plain.copy()
+    embedding[4] *= scale
+    found = Embeddings.read(side(tmp_path / "side.npz", embedding=embedding)).embedding
+    assert found.dtype == np.float32
+    cosine = found[4] @ plain[4] / np.linalg.norm(found[4]) / np.linalg.norm(plain[4])
+    assert cosine == pytest.approx(1, abs=1e-6)
+    np.testing.assert_array_equal(found[:4], plain[:4].astype(np.float32))
+
+
+def test_values_that_are_not_finite_are_named_by_row(tmp_path):
     embedding = embeddings().embedding.astype(np.float64)
-    embedding[4, 1] = 1e300
-    np.savez(
-        tmp_path / "side.npz",
-        embedding=embedding,
-        parts=np.zeros((0, 2), int),
-        modalities=np.zeros(0, str),
-        identity=np.arange(6),
-        name=np.array(list("abcdef")),
-    )
+    embedding[4, 1] = np.inf
+    path = side(tmp_path / "side.npz", embedding=embedding)
     with pytest.raises(UserError, match=r"side.npz .* first in row 4 \(e\)"):
-        Embeddings.read(tmp_path / "side.npz")
+        Embeddings.read(path)
+
+
+def test_what_a_header_only_claims_takes_no_memory(tmp_path, monkeypatch):
+    """A shape of 144 GB in a file of 100 bytes, and zeros that unpack to a thousandfold."""
+    path = side(tmp_path / "side.npz")
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (3_000_000_000, 12)}
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, header.getvalue() if name == "embedding.npy" else content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"shape \(3000000000, 12\) has 0 bytes"):
+            Embeddings.read(path)
+        zeros = tmp_path / "zeros.npz"
+        with (
+            zipfile.ZipFile(zeros, "w", zipfile.ZIP_DEFLATED) as archive,
+            archive.open("embedding.npy", "w") as file,
+        ):
+            for _ in range(64):
+                file.write(bytes(2**20))
+        monkeypatch.setattr(embedding_files, "HARMLESS", 2**24)
+        start = time.monotonic()
+        with pytest.raises(UserError, match=r"claim 67108864 bytes, more than 100 times"):
+            Embeddings.read(zeros)
+        assert time.monotonic() - start < 2
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

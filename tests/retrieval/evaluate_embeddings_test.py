@@ -161,7 +161,11 @@ BAD_ARRAYS = {
     "parts": ("parts", np.array([(0, 4), (4, 8), (8, 13)]), "8, 13]] .* 12 wide"),
     "reverse": ("parts", np.array([(0, 4), (8, 4), (8, 12)]), "[8, 4]"),
     "two parts": ("parts", np.array([(0, 4), (4, 8)]), "array parts .* int64 [2, 2]"),
-    "objects": ("name", np.array([None] * 30), "not an .npz archive of plain arrays: Object"),
+    "objects": (
+        "name",
+        np.array([None] * 30),
+        "not an .npz archive of plain arrays: an entry holds Python obj",
+    ),
     "two names": (
         "modalities",
         np.array(["visible", "visible", "thermal"]),

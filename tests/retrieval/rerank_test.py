@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from data_tfds.errors import UserError
-from facenet_jax.retrieval import metrics, rerank
+from data_tfds.samples import Protocol
+from facenet_jax.retrieval import Embeddings, evaluate, metrics, rerank
 
 
 def twin(query, gallery, k1, k2, lambda_):
@@ -127,3 +128,54 @@ def test_recorded_distances_of_the_release(shared, k1, k2):
     expected = golden[f"rerank_k{k1}_{k2}_l03"]
     error = np.abs(np.concatenate(list(blocks)) - expected).max() / np.abs(expected).max()
     assert error < 1e-2
+
+
+def test_ties_depend_on_no_order_and_are_pessimistic():
+    """+-1 vectors and copies of rows: one result for every order of queries and gallery."""
+    generator = np.random.default_rng(3)
+    sides = {}
+    for name, rows in (("query", 20), ("gallery", 90)):
+        sides[name] = (
+            generator.choice([-1.0, 1.0], (rows, 6)).astype(np.float32),
+            generator.integers(8, size=rows),
+        )
+
+    def score(orders):
+        query, gallery = (
+            Embeddings(embedding[order], {}, identity[order], np.array(["a"] * len(order)), {})
+            for (embedding, identity), order in zip(sides.values(), orders, strict=True)
+        )
+        found = evaluate(query, gallery, Protocol("none"), rerank=(10, 4, 0.3))
+        return found.metrics()
+
+    first = score([np.arange(20), np.arange(90)])
+    for _ in range(5):
+        assert score([np.arange(20), generator.permutation(90)]) == first
+        # Means over queries in another order round otherwise.
+        found = score([generator.permutation(20), generator.permutation(90)])
+        assert found["cmc"] == first["cmc"]
+        assert found["mAP"] == pytest.approx(first["mAP"], abs=1e-12)
+
+
+def test_equal_embeddings_give_the_lowest_score():
+    identity = np.arange(30) % 10
+    names = np.array(["a"] * 30)
+    same = Embeddings(np.ones((30, 4), np.float32), {}, identity, names, {})
+    plain = evaluate(same, same, Protocol("none")).metrics()
+    again = evaluate(same, same, Protocol("none"), rerank=(5, 3, 0.3)).metrics()
+    assert again == plain
+    assert again["cmc"]["10"] == 0
+
+
+def test_results_go_back_to_their_queries():
+    """Sorted by bits inside, in the order of the queries outside."""
+    query, gallery, own, theirs = clustered(5, queries=15)
+    one, other = (
+        Embeddings(x.astype(np.float32), {}, identity, identity.astype(str), {})
+        for x, identity in ((query, own), (gallery, theirs))
+    )
+    (found,) = evaluate(one, other, Protocol("none"), rerank=(5, 3, 0.3)).trials
+    blocks = rerank.rerank(query, gallery, 5, 3, 0.3)
+    expected = metrics.per_query_of_distances(blocks, own, theirs)
+    np.testing.assert_array_equal(found.query, expected.query)
+    np.testing.assert_allclose(found.average_precision, expected.average_precision)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from absl import logging
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -320,3 +321,75 @@ def test_protocols_by_name():
     assert protocols.by_name("msvr310/scene").junk == "scene"
     assert protocols.by_name("tests.retrieval.scoring_test.SYSU").collapse
     assert Protocol("p").query == Side("query")
+
+
+def test_parts_in_other_columns_are_compared_by_name():
+    """The visible columns of one file lie where the thermal ones of the other do."""
+    generator = np.random.default_rng(6)
+    identity = generator.integers(5, size=40)
+    embedding = generator.normal(size=(40, 8)).astype(np.float32)
+    names = np.array([f"n{i}" for i in range(40)])
+
+    def of(rows, array, parts):
+        return Embeddings(array[rows], parts, identity[rows], names[rows], {})
+
+    query, gallery = np.arange(10), np.arange(10, 40)
+    parts = {"visible": (0, 4), "thermal": (4, 8)}
+    turned = np.concatenate([embedding[:, 4:], embedding[:, :4]], axis=1)
+    back = {"thermal": (0, 4), "visible": (4, 8)}
+    expected = retrieval.evaluate(
+        of(query, embedding, parts), of(gallery, embedding, parts), Protocol("none")
+    ).metrics()
+    found = retrieval.evaluate(
+        of(query, embedding, parts), of(gallery, turned, back), Protocol("none")
+    ).metrics()
+    assert found == expected
+    with pytest.raises(UserError, match="are not as wide in the query as in the gallery"):
+        retrieval.evaluate(
+            of(query, embedding, parts),
+            of(gallery, embedding, {"visible": (0, 2), "thermal": (2, 8)}),
+            Protocol("none"),
+        )
+
+
+@pytest.mark.parametrize("shift", [2**53, 2**62, 2**63 - 3])
+def test_large_identities_of_two_types_are_compared_exactly(shift):
+    generator = np.random.default_rng(7)
+    identity = generator.integers(6, size=30)
+    embedding = generator.normal(size=(30, 4))
+
+    def score(own, theirs):
+        return metrics.per_query(embedding[:10], embedding[10:], own, theirs).metrics()
+
+    large = identity.astype(np.uint64) + np.uint64(shift)
+    signed = identity[:10].astype(object) + shift
+    inside = np.array([int(x) if x < 2**63 else -1 for x in signed], np.int64)
+    expected = score(np.where(inside < 0, -1, identity[:10]), identity[10:])
+    assert score(inside, large[10:]) == expected
+
+
+def own_rows(tmp_path, count, camera):
+    """A query file of which `count` of 6 rows are in the gallery file too."""
+    generator = np.random.default_rng(8)
+    embedding = generator.normal(size=(14, 4)).astype(np.float32)
+    identity, names = np.arange(14) % 3, np.array([f"n{i}" for i in range(14)])
+    for name, rows in (("q", np.arange(6)), ("g", np.arange(6 - count, 14))):
+        labels = {"camera": camera[rows]}
+        side = Embeddings(embedding[rows], {}, identity[rows], names[rows], labels)
+        side.write(tmp_path / f"{name}.npz")
+    return Embeddings.read(tmp_path / "q.npz"), Embeddings.read(tmp_path / "g.npz")
+
+
+def test_queries_that_find_themselves_are_refused_or_counted(tmp_path, monkeypatch):
+    camera, lines = np.arange(14), []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: lines.append(text % values))
+    sides = own_rows(tmp_path, 6, camera)
+    with pytest.raises(UserError, match=r"6 of 6 rows of .*q.npz are in .*g.npz too.* finds itsel"):
+        retrieval.evaluate(*sides, Protocol("none"))
+    retrieval.evaluate(*sides, Protocol("camera", "camera"))  # its own row is junk
+    assert not lines
+    retrieval.evaluate(*own_rows(tmp_path, 2, camera), Protocol("none"))
+    assert "2 of 6 rows" in lines[0]
+    assert "these queries find themselves" in lines[0]
+    retrieval.evaluate(*own_rows(tmp_path, 0, camera), Protocol("none"))
+    assert len(lines) == 1

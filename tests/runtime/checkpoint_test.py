@@ -1,4 +1,6 @@
+import dataclasses
 import gc
+import json
 import pathlib
 import resource
 import shutil
@@ -9,7 +11,9 @@ import numpy as np
 import pytest
 
 from data_tfds.errors import UserError
-from facenet_jax.runtime.checkpoint import Checkpoints, selected
+from facenet_jax.runtime import checkpoint_record
+from facenet_jax.runtime.checkpoint import METADATA, Checkpoints
+from facenet_jax.runtime.checkpoint_record import selected
 from tests.support import tiny_run as tiny
 
 MESH = tiny.make_mesh(2)
@@ -184,6 +188,134 @@ def test_a_damaged_checkpoint_is_named(checkpoints, tmp_path):
     (tmp_path / "checkpoints" / "1" / "default" / "manifest.ocdbt").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"The checkpoint of step 1 in .* cannot be read"):
         checkpoints.restore(1, state(0))
+
+
+def flip(path, at=None, bit=6):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if at is None else at] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def reopened(checkpoints):
+    checkpoints.wait()
+    return Checkpoints(checkpoints.folder)
+
+
+def test_a_flipped_bit_is_never_another_state(checkpoints, tmp_path):
+    """Each of 24 single bits, in every file: the same state or one sentence."""
+    noise = {"kernel": jax.device_put(tiny.noise(40, 50), SHARDING)}
+    checkpoints.save(1, noise, {"mAP": 0.5})
+    checkpoints.wait()
+    files = [x for x in (tmp_path / "checkpoints" / "1").rglob("*") if x.is_file()]
+    files = [path for path in files if path.stat().st_size]
+    refused = 0
+    rng = np.random.default_rng(0)
+    for case in range(24):
+        path = files[case % len(files)]
+        whole = path.read_bytes()
+        flip(path, int(rng.integers(len(whole))), int(rng.integers(8)))
+        try:
+            other = Checkpoints(checkpoints.folder)
+            found = other.restore(1, noise)
+            np.testing.assert_array_equal(found["kernel"], noise["kernel"], err_msg=str(path))
+            assert other.metrics(1) == {"mAP": 0.5}
+            other.close()
+        except UserError as error:
+            assert len(str(error)) < 700  # noqa: PT017 (either may happen)
+            refused += 1
+        path.write_bytes(whole)
+    assert 0 < refused < 24
+
+
+def test_the_array_that_is_not_what_was_saved_is_named(checkpoints):
+    """Whatever Orbax gives: here a record of other arrays stands for a bit that it let through."""
+    save(checkpoints, {1: None, 2: None})
+    other = reopened(checkpoints)
+    wrong = checkpoint_record.digests_of(state(3))
+    record = other.record(2)
+    other.records[2] = dataclasses.replace(
+        record, digests={**record.digests, "half": wrong["half"]}
+    )
+    with pytest.raises(UserError, match=r"damaged: by its digest the array half is not what was"):
+        other.restore(2, state(0))
+    other.close()
+
+
+def test_the_advice_depends_on_whether_there_is_another_checkpoint(checkpoints, tmp_path):
+    save(checkpoints, {1: 0.9, 2: None})
+    other = reopened(checkpoints)
+    assert "from step 1." in other.advice(2)
+    shutil.rmtree(tmp_path / "checkpoints" / "1")
+    other = reopened(checkpoints)
+    assert "it is the only one, so fetch it from a backup" in other.advice(2)
+
+
+def test_a_renamed_folder_is_not_another_step(checkpoints, tmp_path):
+    save(checkpoints, {6: None})
+    checkpoints.wait()
+    (tmp_path / "checkpoints" / "6").rename(tmp_path / "checkpoints" / "5")
+    other = reopened(checkpoints)
+    with pytest.raises(UserError, match=r"5 has the checkpoint of step 6; rename it to 6\."):
+        other.restore(5, state(0))
+
+
+def test_scores_of_the_best_survive_without_its_own_record(checkpoints, tmp_path):
+    """Later checkpoints name the best, so that it never becomes another one without a word."""
+    save(checkpoints, {1: 0.9, 2: 0.3})
+    checkpoints.wait()
+    (tmp_path / "checkpoints" / "1" / METADATA).unlink()
+    other = reopened(checkpoints)
+    assert (other.best(), other.metrics(1)) == (1, {"mAP": 0.9})
+    save(other, {3: 0.2})
+    assert steps(other) == [1, 3]
+    other.close()
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "[1]", '{"custom_metadata": {"seal": "0"}}', "{"])
+def test_a_damaged_record_is_one_sentence(checkpoints, tmp_path, text):
+    save(checkpoints, {1: 0.9})
+    checkpoints.wait()
+    (tmp_path / "checkpoints" / "1" / METADATA).write_text(text)
+
+    def use():
+        other = Checkpoints(checkpoints.folder)
+        other.restore(1, state(0))
+
+    with pytest.raises(UserError, match=METADATA):
+        use()
+
+
+def old_scores(checkpoints, tmp_path, text):
+    """The checkpoint of step 1 as version 0.1.0 left it: no record, scores in a file."""
+    checkpoints.wait()
+    folder = tmp_path / "checkpoints" / "1"
+    (folder / METADATA).unlink()
+    (folder / "metrics").mkdir()
+    (folder / "metrics" / "metrics").write_text(text)
+    return Checkpoints(checkpoints.folder)
+
+
+def test_scores_of_older_checkpoints_are_read(checkpoints, tmp_path):
+    save(checkpoints, {1: 0.9})
+    scores = {"mAP": 0.4, "cmc": {"1": 0.7}, "select": "R1"}
+    other = old_scores(checkpoints, tmp_path, json.dumps(scores))
+    assert (other.best(), other.metrics(1)) == (1, {"mAP": 0.4, "cmc": {"1": 0.7}})
+    jax.tree.map(np.testing.assert_array_equal, other.restore(1, state(0)), state(1))
+    other.close()
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "{}", "[1]", '{"mAP": "a"}'])
+def test_damaged_scores_of_an_older_checkpoint_are_named(checkpoints, tmp_path, text):
+    """Orbax reads them when it opens the folder; without the file all goes on."""
+    save(checkpoints, {1: 0.9})
+    file = r"metrics/metrics, the scores of the checkpoint of step 1, is damaged .* remove this one"
+    with pytest.raises(UserError, match=file):
+        old_scores(checkpoints, tmp_path, text).best()
+    (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").unlink()
+    other = Checkpoints(checkpoints.folder)
+    jax.tree.map(np.testing.assert_array_equal, other.restore(1, state(0)), state(1))
+    assert (other.latest(), other.best()) == (1, None)
+    other.close()
 
 
 def test_a_checkpoint_of_another_model_is_refused(checkpoints):

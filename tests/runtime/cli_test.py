@@ -163,12 +163,22 @@ def test_errors_of_the_user_become_exit_codes(monkeypatch, capsys, error, code, 
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), PermissionError(errno.EACCES, "no")])
-def test_errors_of_ours_keep_their_traceback(error):
+def test_errors_of_ours_are_one_sentence_that_names_the_file_of_the_traceback(
+    error, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(cli.DETAILS, "folder", tmp_path)
+
     def main():
         raise error
 
-    with pytest.raises(type(error)):
-        cli.guarded(main)
+    assert cli.guarded(main) == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    assert type(error).__name__ in line
+    assert f"in {__file__}, line " in line
+    assert line.endswith(f"the traceback is in {tmp_path / 'details.log'}.")
+    text = (tmp_path / "details.log").read_text()
+    assert "Traceback (most recent call last)" in text
+    assert "raise error" in text
 
 
 @pytest.mark.parametrize(
@@ -176,8 +186,8 @@ def test_errors_of_ours_keep_their_traceback(error):
     [
         ("/x/facenet_jax/train.py", logging.INFO, "step 3", True),
         ("/x/orbax/save.py", logging.INFO, "saving", False),
-        ("/x/orbax/save.py", logging.WARNING, "careful", True),
-        ("/x/orbax/save.py", logging.WARNING, "Requested `tracked_metric`; did not", False),
+        ("/x/orbax/save.py", logging.WARNING, "careful", False),
+        ("/x/jax/bridge.py", logging.WARNING, "no GPU", True),
         ("<string>", logging.WARNING, "careful", True),
     ],
 )
@@ -243,6 +253,7 @@ def said(tmp_path_factory):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert not places["RUN"].exists()  # a refused start leaves nothing behind
     codes = map(int, done.stdout.split())
     return [(code, (folder / str(i)).read_text()) for i, code in enumerate(codes)]
 
@@ -255,7 +266,6 @@ def test_main_says_one_sentence_and_its_exit_code(said, number):
     (line,) = text.splitlines()
     assert line.startswith("main.py: ")
     assert sentence in line
-    assert not (tmp_path / "run").exists()  # a refused start leaves nothing behind
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,19 @@ def test_one_owner_at_a_time(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("name", [*workdir.FOLDERS, *workdir.FILES])
+def test_a_file_where_a_folder_should_be_and_the_other_way_round(tmp_path, name):
+    if name in workdir.FOLDERS:
+        (tmp_path / name).write_text("")
+    else:
+        (tmp_path / name).mkdir()
+    with (
+        pytest.raises(UserError, match=rf"{name} is a (file|folder) where a run has a"),
+        workdir.locked(tmp_path),
+    ):
+        pass
+
+
 def test_the_lock_of_a_killed_process_is_gone(tmp_path):
     code = (
         "import os, pathlib, sys; from facenet_jax.runtime import workdir\n"

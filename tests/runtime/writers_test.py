@@ -55,6 +55,17 @@ def test_drop_after_removes_later_steps_and_broken_lines(tmp_path):
     assert not (tmp_path / "absent.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    "line", [b"\xff\xfe{}", b"[1]", b"5", b"null", b'{"step": "a"}', b"[" * 10_000, b'{"x": 1}']
+)
+def test_drop_after_removes_damaged_lines(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    good = b'{"step": 1, "x": 1.0}\n'
+    path.write_bytes(good + line + b"\n" + good)
+    drop_after(path, 3)
+    assert path.read_bytes() == good + good
+
+
 def test_json_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "result.json"
     write_json(path, {"a": [1, 2]})

@@ -3,6 +3,7 @@
 import gc
 import json
 import random
+import re
 import resource
 import shutil
 import signal
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from data_tfds.errors import UserError
@@ -279,7 +281,9 @@ def test_a_workdir_is_scored_on_any_other_data_set(place, straight, copy):
     assert result["last"]["step"] == STEPS
     assert result["best_in_training"]["gallery"] == 6  # scored again, on these data
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "environment-evaluate.json", "result.json", "embeddings"}
+    assert names == {
+        *("config.json", "data.json", "environment-evaluate.json", "result.json", "embeddings"),
+    }
     with np.load(folder / "embeddings" / "gallery.npz") as file:
         assert set(file["identity"]) == {7, 8, 9}
     assert {path.name: path.read_bytes() for path in copy.glob("*.json*")} == before
@@ -291,6 +295,37 @@ def test_a_second_process_is_refused(place, straight):
         done = tiny.main(*options(place, "straight"), *LENGTH)
     assert done.returncode == 1
     assert "is in use by process" in done.stderr.splitlines()[-1]
+
+
+def test_other_images_in_the_place_of_the_old_are_refused_with_both_digests(place, straight):
+    """Of training as of evaluation; nothing in the workdir changes."""
+    other = shutil.copytree(place / "tree", place / "black")
+    for path in (other / "train").rglob("*.jpg"):
+        Image.new("RGB", tiny.SIZE[::-1]).save(path)
+    before = {path.name: path.read_bytes() for path in straight.glob("*.json*")}
+    known = json.loads(before["data.json"])["digests"]
+    config = stored.read_config(straight)
+    config.data.root = str(other)
+    with pytest.raises(UserError) as refused:
+        tiny.train(config, straight)
+    sentence = str(refused.value)
+    assert f"The data set is not the one that {straight} was trained and scored on" in sentence
+    assert re.search(rf"train was {known['train']} and is [0-9a-f]{{32}} \(from ", sentence)
+    assert "gallery was" not in sentence  # which is the same
+    assert "set --config.data.changed=accept" in sentence
+    assert {path.name: path.read_bytes() for path in straight.glob("*.json*")} == before
+
+
+def test_the_same_files_at_another_place_are_the_same_data(place, copy, quick_compile, log_lines):
+    """A run that has ended writes its results again, in its own folder, and knows the new root."""
+    config = stored.read_config(copy)
+    config.data.root = str(shutil.copytree(place / "tree", place / "moved"))
+    with tiny.on(1):
+        evaluate.evaluate(config, copy)
+    assert (copy / "result.json").exists()
+    assert not (copy / "other_data").exists()
+    record = json.loads((copy / "data.json").read_text())
+    assert (record["root"], record["earlier"]) == (config.data.root, [])
 
 
 def test_another_config_is_refused(straight):
