@@ -5,8 +5,11 @@ facenet_jax/config.py, those of a model in its file, the parameters of a loss in
 the command line: --config.section.option=value.
 """
 
+from collections.abc import Mapping
+
 import ml_collections
 
+from data_tfds.errors import UserError
 from facenet_jax.config import default_config
 
 
@@ -17,3 +20,17 @@ def get_config(model: str = "facenet", **choices: str) -> ml_collections.ConfigD
     backbone="my_package.my_backbone".
     """
     return default_config(model, **choices)
+
+
+def with_row(
+    c: ml_collections.ConfigDict, rows: Mapping[str, tuple], name: str
+) -> ml_collections.ConfigDict:
+    """`c` with the changes of a row of a paper's tables.
+
+    `rows` is {name: ({option: value}, the published scores)}. Raises UserError for another name.
+    """
+    if name not in rows:
+        raise UserError(f"The ablation is '{name}'; it must be one of {', '.join(rows)}.", 2)
+    changes, _ = rows[name]
+    c.update_from_flattened_dict(changes)
+    return c

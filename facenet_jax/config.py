@@ -32,9 +32,7 @@ from facenet_jax.options import (
     text,
     whole,
 )
-from facenet_jax.options import (
-    defaults as default_values,
-)
+from facenet_jax.options import defaults as default_values
 
 DATA: Options = {
     "name": Option(
@@ -161,9 +159,7 @@ OPTIM: Options = {
     "milestones": Option((), "epochs, multistep", rising(at_least(0))),
     "gamma": Option(0.1, "multistep", between(0, 1)),
     "warmup": Option(5.0, "epochs", at_least(0)),
-    "warmup_start": Option(
-        0.01, "multistep: the rate at the start of the warm-up, of the full one", between(0, 1)
-    ),
+    "warmup_start": Option(0.01, "multistep: its first rate, of the full one", between(0, 1)),
     "warmup_each": Option("epoch", "multistep: when it rises", one_of("epoch", "step")),
     "weight_decay": Option(1e-4, "times the parameter", at_least(0)),
     "bias_lr_factor": Option(2.0, "learning rate of biases relative to the others", at_least(0)),

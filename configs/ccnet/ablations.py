@@ -6,8 +6,8 @@ the options on the command line, or call `ablated` on another config.
 
 import ml_collections
 
+from configs import common
 from configs.ccnet import msvr310
-from data_tfds.errors import UserError
 
 PLAIN = {"model.norm": "none", "losses.cdc.weight": 0.0}
 NO_ALNU = {"model.norm": "none"}
@@ -54,8 +54,4 @@ def get_config(name: str = "ccnet"):
 
 def ablated(c: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
     """`c`, a config of CCNet, with the changes of a row."""
-    if name not in ROWS:
-        raise UserError(f"The ablation is '{name}'; it must be one of {', '.join(ROWS)}.", 2)
-    changes, _ = ROWS[name]
-    c.update_from_flattened_dict(changes)
-    return c
+    return common.with_row(c, ROWS, name)

@@ -6,8 +6,8 @@ the options on the command line, or call `ablated` on another config.
 
 import ml_collections
 
+from configs import common
 from configs.ffdml import sysu_mm01
-from data_tfds.errors import UserError
 
 NO_CHANNELS, NO_ERASE = {"augment.channels": "none"}, {"augment.erase": 0.0}
 NO_KD = {"losses.kd_global.weight": 0.0, "losses.kd_fusion.weight": 0.0}
@@ -73,8 +73,4 @@ def get_config(name: str = "ffdml"):
 
 def ablated(c: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
     """`c`, a config of FFDML, with the changes of a row."""
-    if name not in ROWS:
-        raise UserError(f"The ablation is '{name}'; it must be one of {', '.join(ROWS)}.", 2)
-    changes, _ = ROWS[name]
-    c.update_from_flattened_dict(changes)
-    return c
+    return common.with_row(c, ROWS, name)

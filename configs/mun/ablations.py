@@ -6,8 +6,8 @@ the options on the command line, or call `ablated` on another config.
 
 import ml_collections
 
+from configs import common
 from configs.mun import sysu_mm01
-from data_tfds.errors import UserError
 
 NO_IA, NO_MA = {"losses.ia.weight": 0.0}, {"losses.ma.weight": 0.0, "model.prototypes": False}
 OWN = {"model.auxiliary_classifiers": "own"}
@@ -51,8 +51,4 @@ def get_config(name: str = "mun"):
 
 def ablated(c: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
     """`c`, a config of MUN, with the changes of a row."""
-    if name not in ROWS:
-        raise UserError(f"The ablation is '{name}'; it must be one of {', '.join(ROWS)}.", 2)
-    changes, _ = ROWS[name]
-    c.update_from_flattened_dict(changes)
-    return c
+    return common.with_row(c, ROWS, name)

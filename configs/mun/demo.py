@@ -11,7 +11,6 @@ from configs.mun.ablations import ablated
 def get_config(name: str = "mun"):
     """The demo of AGW with this model and its augmentation."""
     c = demo.get_config("mun")
-    c.model.pool_sizes = (2, 4, 8)  # the maps are 8 x 16
     c.augment.channels = "adapt_grey"
     c.augment.erase = 0.5
     c.augment.erase_fill = CRE_FILL
