@@ -9,5 +9,12 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, exit_code: int = 1):
-        super().__init__(message)
+        super().__init__(printable(message))
         self.exit_code = exit_code
+
+
+def printable(text: str) -> str:
+    """The text on one line, with escapes for what cannot be printed, such as a terminal's codes."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
