@@ -9,16 +9,13 @@ exit code 1 if anything ended wrong; docs/reliability.md says what is promised.
 """
 
 import argparse
-import os
 import pathlib
 import sys
 import tempfile
 import time
 
 import _checkout  # noqa: F401
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
+import jax
 from absl import logging
 
 from facenet_jax.runtime import script
@@ -34,6 +31,7 @@ def main() -> int:
     parser.add_argument("--what", choices=["fuzz", "kills", "both"], default="both")
     parser.add_argument("--cases", type=int, default=1000, help="of each reader, at a time")
     options = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
     logging.set_verbosity(logging.FATAL)
     logging.use_absl_handler()
     DETAILS.install()  # which takes what Orbax's threads say of spoiled checkpoints

@@ -44,7 +44,8 @@ def find(name: str) -> Callable[..., Plan]:
     if not callable(make):
         raise UserError(
             f"config.sampler.name is {shown(name)}; it must be "
-            f"{' or '.join(map(repr, SAMPLERS))}, or the import path of your own function, such as my_package.my_sampler."
+            f"{' or '.join(map(repr, SAMPLERS))}, or the import path of your own "
+            "function, such as my_package.my_sampler."
         )
     return make
 
