@@ -1,5 +1,7 @@
 """The one exception for what a user can mend."""
 
+import re
+
 
 class UserError(Exception):
     """Something the user can mend. Its text is one sentence that says what clashes and what to do.
@@ -9,7 +11,8 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, exit_code: int = 1):
-        super().__init__(printable(message))
+        words = re.sub(r"\S{500,}", lambda found: f"{found[0][:100]}...", message)
+        super().__init__(printable(words))
         self.exit_code = exit_code
 
 

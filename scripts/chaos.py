@@ -13,6 +13,7 @@ import pathlib
 import sys
 import tempfile
 import time
+import warnings
 
 import _checkout  # noqa: F401
 import jax
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=1000, help="of each reader, at a time")
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
+    warnings.simplefilter("ignore")  # Pillow's, of damaged metadata
     logging.set_verbosity(logging.FATAL)
     logging.use_absl_handler()
     DETAILS.install()  # which takes what Orbax's threads say of spoiled checkpoints

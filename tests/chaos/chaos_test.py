@@ -5,6 +5,7 @@ import random
 import pytest
 
 from tests.support import fuzz, kills, mutations
+from tests.support.fuzz import NAMES
 
 CASES = 40  # of each reader; the slow test runs 1,000
 
@@ -12,13 +13,6 @@ CASES = 40  # of each reader; the slow test runs 1,000
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory):
     return fuzz.readers(tmp_path_factory.mktemp("fuzz"))
-
-
-NAMES = (
-    *("jpeg", "png", "bmp", "tiff", "webp", "names", "csv", "zip"),
-    *("pth", "pth_legacy", "safetensors", "npz"),
-    *("config.json", "spec.json", "data.json", "metrics.jsonl", "embeddings", "checkpoint"),
-)
 
 
 def test_every_reader_has_a_name_here(readers):

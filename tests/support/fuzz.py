@@ -43,6 +43,14 @@ SECONDS = 20  # of a case, on a busy machine
 LONGEST = 3000  # characters of a sentence
 
 
+NAMES = (
+    *("jpeg", "png", "bmp", "tiff", "webp", "names", "csv", "zip"),
+    *("pth", "pth_legacy", "safetensors", "npz"),
+    *("config.json", "spec.json", "data.json", "metrics.jsonl", "embeddings", "checkpoint"),
+)
+"""Of the readers."""
+
+
 class Hang(BaseException):
     """A case that took too long."""
 

@@ -1,5 +1,6 @@
 """Files made wrong at random: from bytes, JSON values or zip entries that are right."""
 
+import copy
 import io
 import json
 import random
@@ -55,7 +56,7 @@ def of_json(data: bytes, draw: random.Random) -> bytes:
             place = place[key]
             key = draw.choice(list(place) if isinstance(place, dict) else range(len(place)))
         if draw.random() < 0.6:
-            place[key] = draw.choice(ODD_VALUES)
+            place[key] = copy.deepcopy(draw.choice(ODD_VALUES))
         elif isinstance(place, dict):
             value = place.pop(key)
             if draw.random() < 0.5:
