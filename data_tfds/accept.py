@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from absl import logging
 
-from data_tfds.errors import UserError
+from data_tfds.errors import UserError, printable
 from data_tfds.listing import Listing, Problem
 from data_tfds.samples import Protocol, Sample, Side
-from data_tfds.source import printable
 
 SHOWN = 20
 """How many file names one message lists before it only counts."""

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Protocol
 
-from data_tfds.errors import UserError
+from data_tfds.errors import UserError, printable
 from data_tfds.limits import Limits
 from data_tfds.paths import is_remote, local_path
 
@@ -156,7 +156,9 @@ class _Archive:
                 f"{path} is neither a folder nor a whole zip archive ({error}); "
                 "download it again, or unpack it and give the folder."
             ) from error
-        names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        names = [
+            info.filename for info in archive.infolist() if info.filename[-1:] not in ("", "/")
+        ]
         tops = sorted({name.split("/")[0] for name in names if name.count("/")})
 
         def holds(at: str) -> bool:
@@ -176,7 +178,7 @@ class _Archive:
         for info in archive.infolist():
             name = info.filename.removeprefix(self._base)
             inside = any(name == folder or name.startswith(f"{folder}/") for folder in folders)
-            if inside and not info.is_dir() and all(map(_visible, name.split("/"))):
+            if inside and not name.endswith("/") and all(map(_visible, name.split("/"))):
                 self.files[name] = Stamp(info.file_size, info.CRC)
 
     def read(self, path: str) -> bytes:
@@ -235,10 +237,3 @@ def _stat(entry: os.DirEntry) -> os.stat_result:
 def _leads_up(link: os.DirEntry) -> bool:
     inside = pathlib.Path(os.path.realpath(os.path.dirname(link.path)))
     return inside.is_relative_to(os.path.realpath(link.path))
-
-
-def printable(text: str) -> str:
-    """The text on one line, with escapes for characters that cannot be printed."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )

@@ -286,7 +286,8 @@ def term_options(config: ml_collections.ConfigDict, label: str) -> Options:
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for values that are not legal, naming all of them; loads nothing."""
     for name in ("model", "losses", "sampler"):
-        if not isinstance(config.get(name), ml_collections.ConfigDict):
+        section = config.get(name) if isinstance(config, ml_collections.ConfigDict) else None
+        if not isinstance(section, ml_collections.ConfigDict):
             raise UserError(f"The config has no section '{name}'; start from configs/common.py.")
     if not isinstance(config.model.get("name"), str):
         raise UserError("config.model.name is missing; it names the model.")

@@ -187,10 +187,16 @@ def problems(options: Options, values: Mapping[str, Any], path: str) -> list[str
             if isinstance(inner, Mapping) or hasattr(inner, "items"):
                 found += problems(option, dict(inner.items()), where)
             else:
-                found.append(f"{where} is {inner!r} and must be a section of options")
+                found.append(f"{where} is {shown(inner)} and must be a section of options")
         elif not option.legal.accepts(values[name]):
-            found.append(f"{where} is {values[name]!r}; it must be {option.legal.words}")
+            found.append(f"{where} is {shown(values[name])}; it must be {option.legal.words}")
     return found
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) < 100 else f"{text[:100]}..."
 
 
 def flat(options: Options, prefix: str = "") -> dict[str, Option]:

@@ -64,7 +64,7 @@ def read_completed(workdir: Place) -> tuple[ml_collections.ConfigDict, list[str]
         values = upgrade(values)
         config = configs.as_config(values)
         added = complete(config)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"{workdir / 'config.json'} is no config of this program ({error}); is {workdir} a "
             "workdir?"

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from data_tfds.accept import sides
 from data_tfds.builder import Config, SampleBuilder
-from data_tfds.errors import UserError
+from data_tfds.errors import UserError, printable
 from data_tfds.listing import (
     LARGEST,
     Layout,
@@ -31,7 +31,7 @@ from data_tfds.samples import (
     Protocol,
     Sample,
 )
-from data_tfds.source import Source, Stamp, Tree, printable
+from data_tfds.source import Source, Stamp, Tree
 
 SPELLINGS = {
     **dict.fromkeys(("vis", "visible", "rgb"), VISIBLE),

@@ -7,10 +7,10 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 
 from data_tfds.builder import Config, SampleBuilder, Size
-from data_tfds.errors import UserError
+from data_tfds.errors import UserError, printable
 from data_tfds.listing import Listing
 from data_tfds.samples import THERMAL, VISIBLE, Protocol, Sample, Side
-from data_tfds.source import Source, printable
+from data_tfds.source import Source
 
 TRIALS = range(1, 11)
 

@@ -16,6 +16,7 @@ from absl import logging
 from data_tfds import door
 from data_tfds.errors import UserError
 from data_tfds.samples import Split
+from facenet_jax.options import shown
 
 PLAN_BYTES = 2**30
 PLAN_STEPS = 500_000
@@ -42,8 +43,9 @@ def find(name: str) -> Callable[..., Plan]:
         make = door.imported(name, "sampler (config.sampler.name)")
     if not callable(make):
         raise UserError(
-            f"config.sampler.name is '{name}'; it must be {' or '.join(map(repr, SAMPLERS))}, or "
-            "the import path of your own function, such as my_package.my_sampler."
+            f"config.sampler.name is {shown(name)}; it must be "
+            f"{' or '.join(map(repr, SAMPLERS))}, or the import path of your own "
+            "function, such as my_package.my_sampler."
         )
     return make
 
@@ -69,8 +71,8 @@ def make_plan(
     """
     own = dict(sampler)
     name = own.pop("name")
-    refuse_long(split, options, epochs, steps)
     make, what = find(name), f"The sampler {name}"
+    refuse_long(split, options, epochs, steps)
     given = {"seed": seed, "options": options, "epochs": epochs, "steps": steps, **own}
     call = f"f(split, {', '.join(f'{argument}=...' for argument in given)})"
     door.check_call(make, what, call, split, **given)

@@ -88,6 +88,8 @@ def explained() -> Iterator[None]:
     except (KeyError, AttributeError) as error:  # an unknown option of the config
         # ml_collections: 'name'\nDid you mean "x" instead of "name"?, in quotes of varying depth.
         text = str(error.args[0])
+        if "'get_config'" in text:
+            raise UserError("The config file has no function get_config().", 2) from error
         name, near = re.search(r"\w+", text)[0], re.search(r'mean "(\w+)"', text)
         hint = f" Did you mean {near[1]}?" if near else ""
         raise UserError(

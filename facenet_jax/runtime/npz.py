@@ -37,7 +37,12 @@ def read_array(raw: bytes) -> np.ndarray:
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"npy version {version}")
-    shape, fortran, dtype = _HEADERS[version](file)
+    try:
+        shape, fortran, dtype = _HEADERS[version](file)
+    except Exception as error:  # Python's tokenizer has errors of its own
+        raise ValueError(
+            f"a damaged header ({str(error)[:100] or type(error).__name__})"
+        ) from error
     if dtype.hasobject:
         raise ValueError("an entry holds Python objects, which are never loaded")
     if dtype == np.dtype("V2"):  # how NumPy stores a bfloat16 that it does not know
