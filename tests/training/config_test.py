@@ -175,7 +175,10 @@ def test_a_section_that_is_missing_or_is_none_is_named(section):
         ({"losses__id__weight": ((0.0, 1.0), (0.0, 2.0))}, "rising progress"),
         ({"losses__id__weight": (0.0, 1.0)}, "losses.id.weight is"),
         ({"losses__id__weight": float("nan")}, "losses.id.weight is nan"),
-        ({"losses__id__term": "idd"}, "'idd'; it must be one of alignment, cdc, flare, hc, id"),
+        (
+            {"losses__id__term": "idd"},
+            "'idd'; it must be one of alignment, cdc, center, flare, hc, id",
+        ),
         ({"losses__id__term": "tests.none"}, r"tests\.none"),
         (
             {"losses__mc__reduction": "sum"},
