@@ -193,12 +193,12 @@ def measure_memory(scratch: pathlib.Path, size: tuple[int, int, int], rounds: in
 
 
 def score(folder: pathlib.Path) -> float:
-    """Seconds of scripts/evaluate_embeddings.py on the files in `folder`."""
-    scorer = importlib.import_module("scripts.evaluate_embeddings")
+    """Seconds of `facenet score` on the files in `folder`."""
+    scorer = importlib.import_module("facenet_jax.commands.score")
     files = [f"--{name}={folder / name}.npz" for name in ("query", "gallery")]
     start = time.perf_counter()
     if scorer.main([*files, "--protocol=camera"]):
-        raise RuntimeError("scripts/evaluate_embeddings.py failed")
+        raise RuntimeError("facenet score failed")
     return time.perf_counter() - start
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from data_tfds.errors import UserError
 from data_tfds.paths import open_path
 from facenet_jax.retrieval import Embeddings
-from facenet_jax.retrieval import embeddings as embedding_files
+from facenet_jax.retrieval import files as embedding_files
 from tests.support.fake_gcs import Bucket
 
 

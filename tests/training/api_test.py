@@ -10,7 +10,6 @@ from facenet_jax.retrieval import Embeddings
 from facenet_jax.types import DataSpec
 from tests.support import tiny_run as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3), np.uint8)
 
 
