@@ -193,11 +193,7 @@ SECTIONS: Mapping[str, Option | Options] = {
 }
 
 TERM: Options = {
-    "term": Option(
-        "id",
-        "a name of the model's or ours, or the import path of a function",
-        some_text(),
-    ),
+    "term": Option("id", "a term of the model or of ours, or an import path", some_text()),
     "weight": Option(1.0, "a number, or ((progress, weight), ...)", schedule()),
 }
 
