@@ -177,9 +177,14 @@ def make_chunk(
     return jax.jit(chunk, donate_argnums=0)
 
 
+def untrained(model: Model, key: jax.Array) -> Mapping[str, Any]:
+    """The random variables of a model; traced once, however many functions ask for them."""
+    return jax.jit(model.init, inline=True)(key)
+
+
 def initial_state(model: Model, optimizer: optax.GradientTransformation, seed: int) -> State:
     """An untrained state. Pure; jit it with `out_shardings` to create the state in place."""
-    variables = dict(model.init(jax.random.key(seed)))
+    variables = dict(untrained(model, jax.random.key(seed)))
     params = variables.pop("params")
     return State(jnp.int32(0), params, variables, optimizer.init(params))
 
@@ -242,7 +247,7 @@ def _embedding_parts(
         images = jnp.zeros((*shape, *model.spec.image_size, 3), jnp.uint8)
         columns = {name: jnp.zeros(shape, dtype) for name, dtype in labels}
         batch = Batch(None, jnp.zeros(1, jnp.int32), columns)
-        return outputs(model, model.init(key), images, batch, modalities)
+        return outputs(model, untrained(model, key), images, batch, modalities)
 
     found = jax.eval_shape(one, jax.random.key(0))
     return dict(found.parts), found.embedding.shape[-1]

@@ -216,7 +216,10 @@ class _LatestAndBest:
 
 
 def brief(error: Exception) -> str:
-    """The first line of an error's text, without TensorStore's specification, or its type."""
+    """The first line of an error's text, without TensorStore's specification, or its type.
+
+    Of a long line the beginning and the end: TensorStore tells the cause after all paths.
+    """
     text = str(error).strip().partition(" [tensorstore_spec")[0].partition(" [source locations")[0]
-    lines = text.splitlines()
-    return (lines[0][:200] + "..." * (len(lines[0]) > 200)) if lines else type(error).__name__
+    line = text.splitlines()[0] if text else type(error).__name__
+    return line if len(line) <= 200 else f"{line[:80]} ... {line[-120:]}"

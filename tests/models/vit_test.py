@@ -57,6 +57,12 @@ def trunk(**changes):
     return vit.Trunk(**FIELDS | changes)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def run(layer, variables, images, train=False):
+    """The tokens of a trunk, drop path drawn from one key."""
+    return layer.apply(variables, images, train, rngs={"dropout": jax.random.key(3)})
+
+
 @functools.cache
 def values_and_gradients(remat, unroll):
     """Tokens of a training step with drop path, and the gradient of a function of them."""
@@ -108,12 +114,11 @@ def test_drop_path_follows_its_rates():
     images = tiny.noise(4, 16, 8, 3)
     layer = trunk(drop_rates=(0.9999,) * 3)
     variables = tiny.draw(jax.eval_shape(lambda: layer.init(KEY, images, False)))
-    rngs = {"dropout": jax.random.key(3)}
-    embedded = trunk(depth=0, drop_rates=()).apply(variables, images, False)
-    np.testing.assert_array_equal(layer.apply(variables, images, True, rngs=rngs), embedded)
+    embedded = run(trunk(depth=0, drop_rates=()), variables, images)
+    np.testing.assert_array_equal(run(layer, variables, images, True), embedded)
     still = trunk(drop_rates=(0.0,) * 3)
     np.testing.assert_array_equal(
-        still.apply(variables, images, True), layer.apply(variables, images, False)
+        run(still, variables, images, True), run(layer, variables, images)
     )
 
 
@@ -122,20 +127,21 @@ def test_blocks_run_in_the_order_of_their_parameters():
     layer, images = trunk(), tiny.noise(2, 16, 8, 3)
     variables = tiny.draw(jax.eval_shape(lambda: layer.init(KEY, images, False)))
     params = variables["params"]
-    x = trunk(depth=0, drop_rates=()).apply(variables, images, False)
+    x = run(trunk(depth=0, drop_rates=()), variables, images)
     block = vit.Block(2, False, jnp.float32, "xla")
+    one = jax.jit(lambda own, x: block.apply(own, x, jnp.float32(0), False))
     for i in range(3):
         own = {"params": jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])}
-        x = block.apply(own, x, jnp.float32(0), False)
-    np.testing.assert_allclose(layer.apply(variables, images, False), x, rtol=1e-5, atol=1e-5)
+        x = one(own, x)
+    np.testing.assert_allclose(run(layer, variables, images), x, rtol=1e-5, atol=1e-5)
 
 
 def test_patches_and_positions_are_where_they_belong():
     """Only the token of a changed patch changes, and the class token comes first."""
     layer, images = trunk(depth=0, drop_rates=()), tiny.noise(1, 16, 24, 3)
     variables = tiny.draw(jax.eval_shape(lambda: layer.init(KEY, images, False)))
-    tokens = layer.apply(variables, images, False)
+    tokens = run(layer, variables, images)
     params = variables["params"]
     np.testing.assert_array_equal(tokens[0, 0], (params["class_token"] + params["position"][:1])[0])
-    changed = layer.apply(variables, images.at[0, 9, 17].add(1.0), False)  # row 1, column 2
+    changed = run(layer, variables, images.at[0, 9, 17].add(1.0))  # row 1, column 2
     np.testing.assert_array_equal(np.any(changed != tokens, axis=(0, 2)), np.arange(7) == 1 + 5)

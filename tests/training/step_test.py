@@ -22,7 +22,7 @@ KEY = jax.random.key(0)
 
 
 @functools.cache
-def trainer(steps_per_dispatch=3):
+def trainer(steps_per_dispatch=7):
     return tiny.Trainer(tiny.config(train__steps_per_dispatch=steps_per_dispatch, **WEIGHTS))
 
 
@@ -35,7 +35,10 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize(("k", "counts"), [(3, (3, 3, 1)), (7, (1,) * 7), (7, (3, 4))])
+@pytest.mark.parametrize(
+    ("k", "counts"),
+    [pytest.param(3, (3, 3, 1), marks=pytest.mark.slow), (7, (1,) * 7), (7, (3, 4))],
+)
 def test_how_a_run_is_cut_into_dispatches_changes_no_bit(k, counts):
     """Seven steps in one dispatch of a program for seven, and otherwise."""
     whole, scalars = trainer(7).run(7)
@@ -85,11 +88,11 @@ def test_a_chunk_reads_the_plan_the_rates_and_nothing_of_the_host():
             state, scalars = chunk(before, run.schedule)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
     assert int(state.step) == 3
-    np.testing.assert_array_equal(scalars["learning_rate"], run.schedule.rates[:3, 0])
+    np.testing.assert_array_equal(scalars["learning_rate"][:3], run.schedule.rates[:3, 0])
 
     rows = run.schedule.rows.at[1].set(run.schedule.rows[2])
     _, changed = chunk(run.start(), dataclasses.replace(run.schedule, rows=rows))
-    same = np.asarray(changed["loss"]) == np.asarray(scalars["loss"])
+    same = np.asarray(changed["loss"][:3]) == np.asarray(scalars["loss"][:3])
     np.testing.assert_array_equal(same, [True, False, False])
 
 
@@ -112,8 +115,8 @@ def test_an_overflowing_update_shows_in_the_scalars_of_its_own_step():
     [
         (True, True, True),
         (True, False, True),
-        (True, True, False),
-        (False, True, True),
+        pytest.param(True, True, False, marks=pytest.mark.slow),
+        pytest.param(False, True, True, marks=pytest.mark.slow),
         (False, True, False),
         (False, False, False),
     ],

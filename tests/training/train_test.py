@@ -316,7 +316,7 @@ def test_other_images_in_the_place_of_the_old_are_refused_with_both_digests(plac
     assert {path.name: path.read_bytes() for path in straight.glob("*.json*")} == before
 
 
-def test_the_same_files_at_another_place_are_the_same_data(place, copy, quick_compile, log_lines):
+def test_the_same_files_at_another_place_are_the_same_data(place, copy, log_lines):
     """A run that has ended writes its results again, in its own folder, and knows the new root."""
     config = stored.read_config(copy)
     config.data.root = str(shutil.copytree(place / "tree", place / "moved"))
