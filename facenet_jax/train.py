@@ -13,7 +13,7 @@ from data_tfds.errors import UserError
 from data_tfds.paths import Place, is_remote
 from facenet_jax import config as configs
 from facenet_jax import evaluate, models, stored
-from facenet_jax.embed import EvalSet, embed, test_set, validation_set
+from facenet_jax.embed import Embedded, EvalSet, embed, test_set, validation_set
 from facenet_jax.inputs import dataset as datasets
 from facenet_jax.inputs.device import DeviceSplit
 from facenet_jax.inputs.stream import OnDiskSplit, open_reader
@@ -87,16 +87,32 @@ def train(
     program = compiled(run, images, [test, validation]) if step < total else None
     evaluate_at, save_at = due(run)
     best = best_score(checkpoints, run.dataset.protocol.select)
+    # A signal may have come between a step and its evaluation, which is then made now.
+    unscored = bool(found and evaluate_at[step]) and checkpoints.metrics(step) is None
     writer = None
     if jax.process_index() == 0:
-        drop_after(workdir / "metrics.jsonl", step)
+        drop_after(workdir / "metrics.jsonl", step, evaluated=not unscored)
         writer = Writer(workdir)
     log = Log(run.plan.epoch, run.plan.batch, writer)
     embedded = None
 
     per_dispatch, workers = config.train.steps_per_dispatch, config.data.workers
     reader = open_reader(images, run.plan.rows, per_dispatch, run.mesh, workers=workers, start=step)
+
+    def scored() -> tuple[dict[str, Any], Embedded]:
+        """The scores of the state, logged, and its embeddings."""
+        log.flush()
+        of, name = (validation, "validation") if validation else (test, "test")
+        found = embed(run, state, of)
+        scores = evaluate.score(run, state, of, found)
+        log.scores(step, scores, name, line(scores, run.dataset.protocol.name))
+        return scores, found
+
     with Preemption() as preemption, checkpoints, reader as read:
+        if unscored:
+            scores, embedded = scored()
+            checkpoints.note(step, scores)
+            best = max(best, selected(scores, run.dataset.protocol.select))
         while step < total:
             # Run the steps up to the next evaluation, checkpoint or trace.
             tracer.at(step, state)
@@ -111,12 +127,7 @@ def train(
             # Evaluate where it is due.
             scores, embedded = None, None
             if evaluate_at[step] and not leave:
-                log.flush()
-                evaluated = validation or test
-                embedded = embed(run, state, evaluated)
-                scores = evaluate.score(run, state, evaluated, embedded)
-                name = "validation" if validation else "test"
-                log.scores(step, scores, name, line(scores, run.dataset.protocol.name))
+                scores, embedded = scored()
             # Save where it is due, and the best so far.
             value = selected(scores, run.dataset.protocol.select) if scores else -1.0
             if leave or save_at[step] or value > best:

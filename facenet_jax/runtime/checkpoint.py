@@ -5,6 +5,7 @@ of every array, which is compared when it is restored. The record is part of wha
 once or not at all.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -89,11 +90,19 @@ class Checkpoints:
     def scored(self, step: int) -> checkpoint_record.Scored | None:
         """The scores of a step: of its record, or of a later one that names it as the best."""
         record = self.record(step)
-        if record is not None:
+        if record is not None and record.scored:
             return record.scored
         later = [self.record(other) for other in self.steps() if other > step]
         named = [each.best for each in later if each and each.best and each.best.step == step]
-        return named[0] if named else checkpoint_record.read_old(self.folder, step, self.select)
+        if named or record is not None:
+            return named[0] if named else None
+        return checkpoint_record.read_old(self.folder, step, self.select)
+
+    def note(self, step: int, metrics: dict[str, Any]) -> None:
+        """Take the scores of a checkpoint that was saved without; the next one saved keeps them."""
+        record = self.record(step) or Record(step, None, None, {})
+        scored = checkpoint_record.Scored(step, self.select, metrics)
+        self.records[step] = dataclasses.replace(record, scored=scored)
 
     def record(self, step: int) -> Record | None:
         """The record of a step; None where it has none, as of older versions."""

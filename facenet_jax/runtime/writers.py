@@ -62,17 +62,19 @@ class Writer:
             self.temporary.cleanup()
 
 
-def drop_after(path: Place, step: int) -> None:
+def drop_after(path: Place, step: int, evaluated: bool = True) -> None:
     """Remove the lines of a metrics.jsonl beyond `step`: a resumed run writes those steps again.
 
-    A line that is incomplete or damaged is removed too, and what is lost said in the log.
+    Without `evaluated` the line of the evaluation after `step` goes too. A line that is incomplete
+    or damaged is removed as well, and how many these were is said in the log.
     """
     if not path.exists():
         return
     kept, damaged = [], 0
     for line in path.read_bytes().decode(errors="replace").split("\n"):
         try:
-            if json.loads(line)["step"] <= step:
+            values = json.loads(line)
+            if values["step"] < step + (evaluated or "train/loss" in values):
                 kept.append(line)
         except (ValueError, KeyError, TypeError, RecursionError):
             damaged += bool(line.strip())

@@ -271,6 +271,19 @@ def test_scores_of_the_best_survive_without_its_own_record(checkpoints, tmp_path
     other.close()
 
 
+def test_scores_that_come_after_saving_are_kept_by_the_next_checkpoint(checkpoints):
+    """As where a signal came between a step and its evaluation."""
+    save(checkpoints, {1: 0.3, 2: None})
+    other = reopened(checkpoints)
+    assert other.best() == 1
+    other.note(2, {"mAP": 0.9})
+    assert other.best() == 2
+    save(other, {3: 0.1})
+    assert steps(other) == [2, 3]
+    again = reopened(other)
+    assert (again.best(), again.metrics(2)) == (2, {"mAP": 0.9})
+
+
 @pytest.mark.parametrize("text", ["", "garbage", "[1]", '{"custom_metadata": {"seal": "0"}}', "{"])
 def test_a_damaged_record_is_one_sentence(checkpoints, tmp_path, text):
     save(checkpoints, {1: 0.9})

@@ -66,6 +66,16 @@ def test_drop_after_removes_damaged_lines(tmp_path, line):
     assert path.read_bytes() == good + good
 
 
+def test_drop_after_removes_an_evaluation_that_is_made_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = ['{"step": 1, "train/loss": 1}\n', '{"step": 1, "test/mAP": 1}\n']
+    path.write_text("".join(lines))
+    drop_after(path, 1)
+    assert path.read_text() == "".join(lines)
+    drop_after(path, 1, evaluated=False)
+    assert path.read_text() == lines[0]
+
+
 def test_json_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "result.json"
     write_json(path, {"a": [1, 2]})

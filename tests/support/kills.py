@@ -174,7 +174,9 @@ def facts(folder: pathlib.Path) -> dict[str, object]:
         with np.load(folder / "embeddings" / f"{name}.npz") as file:
             found |= {f"{name}/{key}": file[key].tobytes() for key in file.files}
     opened = Checkpoints(folder / "checkpoints")
-    found["checkpoints"] = {step: opened.record(step).as_json() for step in opened.steps()}
+    found["checkpoints"] = {
+        step: (opened.metrics(step), opened.record(step).digests) for step in opened.steps()
+    }
     opened.close()
     return found
 

@@ -354,6 +354,25 @@ def baseline(place, **changes):
     return c
 
 
+@pytest.mark.slow
+def test_a_signal_between_a_step_and_its_evaluation_loses_no_score(place):
+    """At each chunk in turn: the run that goes on evaluates what was due."""
+    config = baseline(place, train__evaluate_every=1)
+    config.train.steps = 12
+    tiny.train(config, place / "undisturbed")
+    expected = json.loads((place / "undisturbed" / "result.json").read_text())
+    folder = place / "signals"
+    while tiny.train(config, folder, stop_at=1) is None and not (folder / "result.json").exists():
+        if Checkpoints(folder / "checkpoints").latest() == 12:
+            tiny.train(config, folder)
+    assert json.loads((folder / "result.json").read_text()) == expected
+    scores = [
+        [x for x in tiny.metrics(y) if "test/mAP" in x] for y in (folder, place / "undisturbed")
+    ]
+    one, other = ([(x["step"], x["test/mAP"]) for x in lines] for lines in scores)
+    assert one == other
+
+
 def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(place):
     """The weight of the triplet loss explodes at step 31 of 60."""
     weight = ((0.0, 1.0), (0.49, 1.0), (0.51, 1e39))
