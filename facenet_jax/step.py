@@ -172,7 +172,11 @@ def make_chunk(
             state, scalars = step(state, data, schedule)
             return state, {name: logs[name].at[i].set(scalars[name]) for name in logs}
 
-        return jax.lax.fori_loop(0, count, body, (state, logs))
+        state, logs = jax.lax.fori_loop(0, count, body, (state, logs))
+        # What a model keeps of a batch, such as a prototype for each of its rows, would stay
+        # divided as the batch is, and the next call takes the state only as this one took it.
+        places = state_sharding(state, config, mesh)
+        return jax.lax.with_sharding_constraint(state, places), logs
 
     return jax.jit(chunk, donate_argnums=0)
 
