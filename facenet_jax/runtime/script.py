@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def with_recipe(arguments: Sequence[str]) -> list[str]:
     """A command line whose --config, where it does not exist from here, names our own recipe."""
     file = cli.given(arguments, "config")
-    if file is None or pathlib.Path(file).is_file() or not (ROOT / file).is_file():
+    path = (file or "").partition(":")[0]  # behind it, an argument of the config file
+    if not path or pathlib.Path(path).is_file() or not (ROOT / path).is_file():
         return list(arguments)
     names = {f"--config={file}", f"-config={file}"}  # as one word, or as two
     found = []
@@ -30,11 +31,12 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
 
 
 def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:
-    """What the function `get_config()` of a Python file returns.
+    """What the function `get_config()` of a Python file returns, or get_config(x) for FILE.py:x.
 
     A path that does not exist from the current folder is taken from the checkout. Raises UserError
     for a file that is missing or has no such function; an error within the file passes.
     """
+    path, _, argument = str(path).partition(":")
     file = next((p for p in (pathlib.Path(path), ROOT / path) if p.is_file()), None)
     if file is None:
         raise UserError(f"The config file {path} does not exist; the recipes are in configs/.", 2)
@@ -49,7 +51,7 @@ def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:
             "configs/.",
             2,
         )
-    return module.get_config()
+    return module.get_config(argument) if argument else module.get_config()
 
 
 def run(main: Callable[[], int | None]) -> int:

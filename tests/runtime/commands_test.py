@@ -62,6 +62,8 @@ def test_a_recipe_is_found_from_any_folder(tmp_path, monkeypatch):
     file = str(script.ROOT / "configs" / "demo.py")
     assert script.with_recipe(line) == ["--config", file, "--workdir=a"]
     assert script.with_recipe(["--config=configs/demo.py"]) == [f"--config={file}"]
+    assert script.with_recipe(["--config=configs/demo.py:x"]) == [f"--config={file}:x"]
+    assert script.load_config("configs/demo.py:three_stream").model.name == "three_stream"
     assert script.with_recipe(["--config=no.py"]) == ["--config=no.py"]
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "demo.py").write_text("")

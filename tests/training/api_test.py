@@ -99,7 +99,7 @@ DEEP = Image.fromarray(np.arange(3000, 3600, dtype=np.uint16).reshape(20, 30))
         ),
         (np.zeros((0, 4, 4, 3), np.uint8), "as many images of every modality"),
         (["no/such.png"], r"no/such.png \(thermal\[0\]\) cannot be read: No such file"),
-        ([__file__], "is not an image that Pillow can read"),
+        ([__file__], "is not an image that is read here"),
         (7, "thermal is a int; give an image or a sequence of images"),
         ([[1, 2]], r"thermal\[0\] is a list; give the path of a file, a Pillow image, or an array"),
     ],
