@@ -21,10 +21,12 @@ from data_tfds import flare
 from data_tfds.decoded import RESIZE
 from data_tfds.errors import UserError
 from data_tfds.images import picture, pictures
-from data_tfds.paths import open_path
-from facenet_jax import models, run, step, stored
+from data_tfds.paths import Place, open_path
+from facenet_jax import models, step, stored
 from facenet_jax.optim import optimizer
+from facenet_jax.retrieval import Embeddings
 from facenet_jax.runtime import compile_cache
+from facenet_jax.runtime.checkpoint import has_checkpoint, open_checkpoints
 from facenet_jax.runtime.progress import Bar
 from facenet_jax.types import Batch
 
@@ -37,6 +39,7 @@ class Network:
     model: models.Model
     variables: Any  # {"params": ..., "batch_stats": ...}
     step: int  # of the checkpoint
+    folder: Place  # the workdir
 
     def __repr__(self) -> str:
         spec, size = self.model.spec, " x ".join(map(str, self.model.spec.image_size))
@@ -136,6 +139,40 @@ class Network:
         types = dict.fromkeys(self.model.spec.labels, np.int32) | {"flare": bool}
         return step.embedding_parts(self.model, names, types)[0]
 
+    @functools.cached_property
+    def centre(self) -> dict[str, np.ndarray]:
+        """The mean embedding of the gallery that the run was scored on, by part.
+
+        Raises UserError where the workdir has no exported embeddings.
+        """
+        gallery = Embeddings.read(self.folder / "embeddings" / "gallery.npz")
+        mean = gallery.embedding.mean(axis=0)
+        return {name: mean[start:stop] for name, (start, stop) in gallery.parts.items()}
+
+    def similarity(
+        self, first: np.ndarray, second: np.ndarray, modalities: Sequence[str] = ()
+    ) -> np.ndarray:
+        """Cosines [N, K] in -1..1 of embeddings [N, E] and [K, E] less their mean, `centre`.
+
+        Above 0 means more alike than two vehicles are on average. Cosines of embeddings as they are
+        all lie near 1, for they share an offset. `modalities` are those both were made from, all
+        for (). Raises UserError for embeddings of another width.
+        """
+        parts = self.parts(modalities)
+        mean = np.concatenate([self.centre[name] for name in parts])
+        for rows in (first, second):
+            if np.ndim(rows) != 2 or np.shape(rows)[1] != len(mean):
+                raise UserError(
+                    f"similarity() got embeddings of shape {list(np.shape(rows))}; those of "
+                    f"{', '.join(parts)} are [N, {len(mean)}]. Name their modalities."
+                )
+        first, second = (np.asarray(rows, np.float32) - mean for rows in (first, second))
+        first, second = (
+            rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+            for rows in (first, second)
+        )
+        return first @ second.T
+
     def prepare(self, image: Any) -> np.ndarray:
         """One image, as `embed` takes them, as the network takes it: uint8 [H, W, 3]."""
         height, width = self.model.spec.image_size
@@ -194,13 +231,16 @@ def load(
         raise UserError(f"load() got which = {which!r}; it is 'last' or 'best'.")
     folder = open_path(folder)
     config, spec = stored.read_config(folder), stored.read_spec(folder)
-    checkpoints = run.open_checkpoints(folder)
+    nothing = f"{folder} holds no {which} checkpoint; train it first."
+    if not has_checkpoint(folder):
+        raise UserError(nothing)
+    checkpoints = open_checkpoints(folder)
     found = {"last": checkpoints.latest, "best": checkpoints.best}[which]()
     if found is None:
-        raise UserError(f"{folder} holds no {which} checkpoint; train it first.")
+        raise UserError(nothing)
     model = models.build(config.model, spec)
     create = functools.partial(step.initial_state, model, optimizer(config.optim), config.seed)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     state = checkpoints.restore(found, jax.eval_shape(jax.jit(create, out_shardings=device)))
     checkpoints.close()
-    return Network(config, model, state.variables, found)
+    return Network(config, model, state.variables, found, folder)

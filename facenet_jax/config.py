@@ -174,6 +174,7 @@ EVALUATE: Options = {
     "export": Option(
         "last", "the checkpoint whose embeddings are exported", one_of("last", "best")
     ),
+    "centre": Option(False, "match embeddings less the mean of the gallery", switch()),
     "sanity_baselines": Option(
         False, "also score the untrained network, raw pixels and colours", switch()
     ),

@@ -23,14 +23,13 @@ from facenet_jax.retrieval import sanity_baselines
 from facenet_jax.retrieval.report import report
 from facenet_jax.run import (
     Run,
-    open_checkpoints,
     open_run,
     saved_state,
     untrained_state,
 )
 from facenet_jax.runtime import data_record
 from facenet_jax.runtime import workdir as workdirs
-from facenet_jax.runtime.checkpoint import Checkpoints
+from facenet_jax.runtime.checkpoint import Checkpoints, has_checkpoint, open_checkpoints
 from facenet_jax.runtime.writers import write_json
 from facenet_jax.step import State
 
@@ -41,7 +40,7 @@ def score(run: Run, state: State, of: EvalSet, embedded: Embedded | None = None)
     `embedded` are the state's embeddings of the set, where they are known already.
     """
     embedded = embedded or embed(run, state, of)
-    result = retrieval.evaluate(*embedded, of.protocol)
+    result = retrieval.evaluate(*embedded, of.protocol, centre=run.config.evaluate.centre)
     return result.metrics() | run.when(int(state.step))
 
 
@@ -91,7 +90,8 @@ def per_modality(run: Run, state: State, of: EvalSet) -> dict[str, dict[str, flo
     subsets = [*((name,) for name in names), *([names[:2]] if len(names) > 2 else []), names]
     table = {}
     for subset in subsets:
-        result = retrieval.evaluate(*embed(run, state, of, subset), of.protocol)
+        embedded = embed(run, state, of, subset)
+        result = retrieval.evaluate(*embedded, of.protocol, centre=run.config.evaluate.centre)
         found = {
             name: result.subset(keep)
             for name, keep in (("all", flared | True), ("clean", ~flared), ("flared", flared))
@@ -154,7 +154,8 @@ def open_trained(
     of their own. Raises UserError where there is no checkpoint, the model differs, or the folder
     has results of other files.
     """
-    require_checkpoint(workdir)
+    if not has_checkpoint(workdir):
+        raise UserError(f"{workdir} holds no checkpoint; train first (--mode train).")
     spec = stored.read_spec(workdir)
     folder = stored.results_folder(workdir, config)
     run = open_run(config, spec=spec, training=False)
@@ -173,18 +174,6 @@ def open_trained(
     epochs = {step: scores["epoch"] for step, scores in saved.items() if "epoch" in scores}
     own = folder == workdir and not changed
     return dataclasses.replace(run, epochs=epochs), checkpoints, folder, own
-
-
-def require_checkpoint(workdir: Place) -> None:
-    """Raises UserError, before anything is written, where a workdir has nothing to evaluate."""
-    found = None
-    # To open what is not there would make it; a bucket has no folders.
-    if is_remote(workdir) or (workdir / "checkpoints").exists():
-        checkpoints = open_checkpoints(workdir)
-        found = checkpoints.latest()
-        checkpoints.close()
-    if found is None:
-        raise UserError(f"{workdir} holds no checkpoint; train first (--mode train).")
 
 
 def finish(

@@ -20,7 +20,6 @@ from absl import logging
 from jax.sharding import Mesh
 
 from data_tfds.errors import UserError
-from data_tfds.paths import Place, is_remote
 from data_tfds.samples import Side, Split
 from facenet_jax import config as configs
 from facenet_jax import models
@@ -317,10 +316,3 @@ def start_state(run: Run) -> State:
 def saved_state(run: Run, checkpoints: Checkpoints, step: int) -> State:
     """The state of a checkpoint, on the devices of this run (which may be others than it had)."""
     return checkpoints.restore(step, state_shapes(run))
-
-
-def open_checkpoints(workdir: Place, select: str = "mAP") -> Checkpoints:
-    """The checkpoints of a run; the best has the highest `select`."""
-    # Orbax wants an absolute path, and `resolve` takes a URL for a relative one.
-    folder = (workdir if is_remote(workdir) else workdir.resolve()) / "checkpoints"
-    return Checkpoints(folder, select)

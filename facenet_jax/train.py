@@ -22,7 +22,6 @@ from facenet_jax.run import (
     Program,
     Run,
     compile_step,
-    open_checkpoints,
     open_run,
     saved_state,
     start_state,
@@ -31,7 +30,7 @@ from facenet_jax.run import (
 )
 from facenet_jax.runtime import data_record, memory
 from facenet_jax.runtime import workdir as workdirs
-from facenet_jax.runtime.checkpoint import Checkpoints
+from facenet_jax.runtime.checkpoint import Checkpoints, open_checkpoints
 from facenet_jax.runtime.checkpoint_record import selected
 from facenet_jax.runtime.log import Log
 from facenet_jax.runtime.preemption import Preemption

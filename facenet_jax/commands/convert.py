@@ -24,9 +24,9 @@ from facenet_jax import api, models, stored
 from facenet_jax import config as configs
 from facenet_jax.models import vit
 from facenet_jax.optim import optimizer
-from facenet_jax.run import open_checkpoints
 from facenet_jax.runtime import script, workdir
 from facenet_jax.runtime.arguments import Parser, image_size
+from facenet_jax.runtime.checkpoint import open_checkpoints
 from facenet_jax.step import State
 from facenet_jax.types import DataSpec
 from facenet_jax.weights import facenet_release as interop

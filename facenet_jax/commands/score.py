@@ -1,7 +1,7 @@
 """Scores exported embeddings: the same numbers as training reports, from files alone.
 
 facenet score --query Q.npz --gallery G.npz --protocol NAME
-    [--modalities visible,thermal] [--rerank k1,k2,lambda] [--json FILE]
+    [--modalities visible,thermal] [--centre] [--rerank k1,k2,lambda] [--json FILE]
 
 NAME is a label of the files (camera, scene, ...: gallery rows of the query's identity and of its
 value of that label are junk), none, a data set's protocol (wmveid863/official), or the import path
@@ -38,6 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
         "junk; none: nothing is; or wmveid863/official, my_package.my_protocol",
     )
     parser.add_argument("--modalities", help="those to compare by: visible,thermal; default: all")
+    parser.add_argument(
+        "--centre",
+        action="store_true",
+        help="subtract the mean of the gallery from all embeddings first",
+    )
     parser.add_argument("--rerank", help="k1,k2,lambda of k-reciprocal re-ranking, as in 20,6,0.3")
     parser.add_argument("--json", help="file to write the scores to")
     options = parser.parse_args(arguments)
@@ -61,11 +66,12 @@ def evaluate(options: argparse.Namespace) -> dict:
     note = caution(whole, query.parts)
     if note:
         print(note, file=sys.stderr)
-    result = retrieval.evaluate(query, gallery, protocol, rerank=rerank)
+    result = retrieval.evaluate(query, gallery, protocol, rerank=rerank, centre=options.centre)
     scores = {
         "protocol": protocol.name,
         "modalities": list(query.parts),
         **({"note": note} if note else {}),
+        **({"centred": True} if options.centre else {}),
         "rerank": rerank and dict(zip(("k1", "k2", "lambda"), rerank, strict=True)),
         **result.metrics(),
     }

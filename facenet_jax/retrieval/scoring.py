@@ -52,11 +52,13 @@ def evaluate(
     protocol: Protocol,
     *,
     rerank: tuple[int, int, float] | None = None,
+    centre: bool = False,
 ) -> Result:
     """The ranking of every query in every trial of the protocol.
 
     Distances are Euclidean between L2-normalised embeddings; with `rerank` (k1, k2, lambda) they
-    are re-ranked within each trial. The sides are taken as they are: which split and modalities
+    are re-ranked within each trial; with `centre`, of embeddings less the mean of the gallery, see
+    `centred`. The sides are taken as they are: which split and modalities
     they come from is the caller's part of the protocol.
     UserError for labels that the protocol needs and a side lacks or does not know, for trials that
     are no gallery rows, and for embeddings of different widths or with values that are not finite.
@@ -65,6 +67,8 @@ def evaluate(
     protocols.check(protocol, query, gallery)
     if query.origin and gallery.origin:
         protocols.refuse_own_rows(protocol, query, gallery)
+    if centre:
+        query, gallery = centred(query, gallery)
     labels = gallery.by_name
     rankings = []
     for rows in protocols.trials(protocol, labels, len(gallery)):
@@ -95,6 +99,22 @@ def _reranked(query, embedding, labels, protocol, parameters):
     found = given_rows(blocks, len(query), len(embedding), relevance.valid)
     found = shown(found, "ranking", len(relevance.valid), "queries")
     return rank(iter(found), relevance, protocol.collapse).of_rows(order)
+
+
+def centred(query: Embeddings, gallery: Embeddings) -> tuple[Embeddings, Embeddings]:
+    """Both sides less the mean row of the gallery.
+
+    Features that share an offset all point the same way, so that every cosine is near 1; without it
+    they are spread around 0. UserError for parts that are not as wide on both sides.
+    """
+    query, gallery = aligned(query, gallery)
+    wide = [side.embedding.shape[1] for side in (query, gallery)]
+    if wide[0] != wide[1]:
+        return query, gallery  # the distances say what does not fit
+    mean = gallery.embedding.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
+    return tuple(
+        dataclasses.replace(side, embedding=side.embedding - mean) for side in (query, gallery)
+    )
 
 
 def aligned(query: Embeddings, gallery: Embeddings) -> tuple[Embeddings, Embeddings]:

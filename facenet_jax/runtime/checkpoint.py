@@ -224,6 +224,24 @@ class _LatestAndBest:
         return [step in keep for step in steps]
 
 
+def has_checkpoint(workdir: Place) -> bool:
+    """Whether a run has saved one; nothing is made where none has."""
+    # To open a folder that is not there would make it; a bucket has no folders.
+    if not is_remote(workdir) and not (workdir / "checkpoints").is_dir():
+        return False
+    checkpoints = open_checkpoints(workdir)
+    found = checkpoints.latest()
+    checkpoints.close()
+    return found is not None
+
+
+def open_checkpoints(workdir: Place, select: str = "mAP") -> Checkpoints:
+    """The checkpoints of a run; the best has the highest `select`."""
+    # Orbax wants an absolute path, and `resolve` takes a URL for a relative one.
+    folder = (workdir if is_remote(workdir) else workdir.resolve()) / "checkpoints"
+    return Checkpoints(folder, select)
+
+
 def brief(error: Exception) -> str:
     """The first line of an error's text, without TensorStore's specification, or its type.
 

@@ -393,3 +393,26 @@ def test_queries_that_find_themselves_are_refused_or_counted(tmp_path, monkeypat
     assert "these queries find themselves" in lines[0]
     retrieval.evaluate(*own_rows(tmp_path, 0, camera), Protocol("none"))
     assert len(lines) == 1
+
+
+def test_an_offset_changes_no_centred_score():
+    """Features around a far point: their cosines hardly differ, until the point is subtracted."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(5, 8))
+    identity = np.repeat(np.arange(5, dtype=np.int32), 6)
+    rows = np.float32(centres[identity] + rng.normal(size=(30, 8)))
+
+    def side(chosen, offset):
+        names = np.flatnonzero(chosen).astype(str)
+        shifted = np.float32(rows[chosen] + offset)
+        return Embeddings(shifted, {"visible": (0, 8)}, identity[chosen], names, {})
+
+    def score(offset, centre):
+        first = np.arange(30) % 6 < 2
+        sides = side(first, offset), side(~first, offset)
+        return retrieval.evaluate(*sides, Protocol("none"), centre=centre).metrics()["mAP"]
+
+    plain, centred = (score(0.0, centre) for centre in (False, True))
+    far = rng.normal(size=8) * 1000
+    assert score(far, True) == pytest.approx(centred, abs=0.02)  # but for float32
+    assert abs(score(far, False) - plain) > 0.05

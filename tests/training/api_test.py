@@ -14,11 +14,11 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def network():
+def network(tmp_path_factory):
     """An untrained baseline of small width."""
     c = tiny.config("three_stream")
     model = models.build(c.model, DataSpec(tiny.MODALITIES, tiny.SIZE, tiny.IDENTITIES, {}))
-    return api.Network(c, model, tiny.variables(model), 7)
+    return api.Network(c, model, tiny.variables(model), 7, tmp_path_factory.mktemp("workdir"))
 
 
 def embed(network, images):
@@ -120,6 +120,31 @@ def test_a_16_bit_file_is_refused_by_the_api_as_by_the_folder_loader(network, tm
 def test_a_batch_is_a_whole_number(network, batch):
     with pytest.raises(UserError, match="it is a whole number of 1 or more"):
         network.embed(batch=batch, thermal=PIXELS)
+
+
+def test_similarity_is_around_a_mean(network):
+    """By hand; without images of the gallery there is no mean, and that is one sentence."""
+    with pytest.raises(UserError, match=r"There is no file .*gallery\.npz"):
+        network.similarity(np.ones((1, 48)), np.ones((1, 48)))
+    rng, parts = np.random.default_rng(0), network.parts()
+    rows = np.float32(100 + rng.normal(size=(9, 48)))
+    names = np.arange(9).astype(str)
+    gallery = Embeddings(rows, parts, np.arange(9, dtype=np.int32), names, {})
+    (network.folder / "embeddings").mkdir()
+    gallery.write(network.folder / "embeddings" / "gallery.npz")
+    found = network.similarity(rows[:2], rows)
+    around = rows - rows.mean(axis=0)
+    lengths = np.linalg.norm(around, axis=1)
+    np.testing.assert_allclose(
+        found, around[:2] @ around.T / np.outer(lengths[:2], lengths), atol=1e-4
+    )
+    assert found.min() < 0 < found[0, 1:].max() < 0.9
+    thermal = slice(*parts["thermal"])
+    alone = network.similarity(rows[:2, thermal], rows[:, thermal], ["thermal"])
+    assert alone.shape == (2, 9)
+    np.testing.assert_allclose(np.diagonal(alone), 1, rtol=1e-5)
+    with pytest.raises(UserError, match=r"shape \[2, 16\]; those of visible, near_infrared"):
+        network.similarity(rows[:2, thermal], rows)
 
 
 def test_a_network_is_one_line(network):

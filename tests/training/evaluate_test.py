@@ -14,6 +14,7 @@ from facenet_jax.commands import score as evaluate_embeddings
 from facenet_jax.inputs.dataset import Dataset
 from facenet_jax.retrieval import sanity_baselines
 from facenet_jax.retrieval.report import report
+from facenet_jax.runtime.checkpoint import open_checkpoints
 from facenet_jax.runtime.mesh import replicate
 from facenet_jax.step import State
 from tests.support import tiny_run as tiny
@@ -163,7 +164,7 @@ def test_modalities_and_flare_are_scored_apart(opened, test_set, embedded):
 def finished(opened, folder, sets, last, own=True):
     """What `finish` makes of checkpoints that were scored on these sets, None: not at all."""
     folder.mkdir()
-    checkpoints = run.open_checkpoints(folder)
+    checkpoints = open_checkpoints(folder)
     for step, by in sets.items():
         trained = state(opened, step, seed=step)
         checkpoints.save(step, trained, by and evaluate.score(opened, trained, by))
