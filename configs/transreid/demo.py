@@ -4,8 +4,8 @@ The schedule of the demo, with half of each loss for the mean of the four local 
 `...demo.py:facenet` has FACENet's MFMP and FCE between trunk and heads.
 """
 
-from configs import demo
-from data_tfds.errors import UserError
+from configs import common, demo
+from configs.transreid.wmveid863 import ROWS
 
 
 def get_config(name: str = "transreid"):
@@ -15,9 +15,4 @@ def get_config(name: str = "transreid"):
     for label, share in (("triplet", 0.5), ("triplet_local", 0.125)):
         c.losses[label].weight = tuple((at, share * value) for at, value in schedule)
     c.losses.id_local.label_smoothing = c.losses.id.label_smoothing
-    if name == "facenet":
-        c.model.facenet = True
-        c.losses.mask_kl.weight = c.losses.mc.weight = 1.0
-    elif name != "transreid":
-        raise UserError(f"The recipe is '{name}'; it must be transreid or facenet.", 2)
-    return c
+    return common.with_row(c, ROWS, name)

@@ -119,7 +119,7 @@ def test_recipes_fit_together(name):
     model = models.build(c.model, DataSpec(tiny.MODALITIES, (256, 128), 603))
     outputs = jax.eval_shape(lambda key: model.init(key), jax.random.key(0))
     assert outputs["params"]["classifier_local_4"]["kernel"].shape == (3, 768, 603)
-    with pytest.raises(UserError, match="must be transreid or facenet"):
+    with pytest.raises(UserError, match="must be one of transreid, facenet"):
         demo.get_config("x")
 
 
