@@ -53,7 +53,7 @@ def test_the_fuzzer_sees_what_is_wrong():
 
     def read(data):
         seen.append(data)
-        raise [ValueError("x"), fuzz.UserError("y" * 5000), fuzz.Hang()][len(seen) % 3]
+        raise [ValueError("x"), fuzz.UserError("y " * 5000), fuzz.Hang()][len(seen) % 3]
 
     reader = fuzz.Reader([b"abc" * 50], mutations.of_bytes, read)
     found = fuzz.cases("x", reader, 3, range(9))

@@ -164,6 +164,7 @@ def test_a_centre_loss_without_centres_is_refused():
         objective.total(objective.terms(config("center")), out, tiny.batch(4), jnp.float32(0))
 
 
+@pytest.mark.slow
 def test_every_parameter_learns():
     """A step of the trainer: finite, and nothing but biases in front of a BatchNorm stays."""
     with jax.numpy_dtype_promotion("standard"):  # which optax.scale_by_adam needs

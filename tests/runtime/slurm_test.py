@@ -5,6 +5,8 @@ import random
 import socket
 import subprocess
 
+import pytest
+
 from tests.support import tiny_run as tiny
 
 FIRST_PORT = 61440  # JAX takes this plus the last 12 bits of the job number
@@ -22,6 +24,7 @@ def free_job():
             return job
 
 
+@pytest.mark.slow
 def test_two_tasks_of_a_job_are_one_run(tmp_path):
     tiny.tree(tmp_path / "tree")
     command = tiny.command(

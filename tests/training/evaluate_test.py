@@ -286,7 +286,7 @@ def test_the_sides_of_a_protocol_may_have_different_modalities():
     score = evaluate.score(opened, trained, of)
     assert (score["queries"], score["gallery"]) == (4, 12)
     assert evaluate.per_modality(opened, trained, of) is None  # there is but one on each side
-    assert list(evaluate.baselines(opened, of)) == ["untrained", "raw_pixels"]  # colours of one
+    assert list(evaluate.baselines(opened, of)) == ["untrained", "raw_pixels", "colour_histogram"]
 
 
 def test_sides_with_different_modalities_may_stream():

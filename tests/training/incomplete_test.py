@@ -128,7 +128,7 @@ def test_losses_over_centres_of_modalities_need_all_images():
     with c.losses.unlocked():
         c.losses.mmm = configs.loss("three_stream", "mmm")
     with pytest.raises(
-        UserError, match=r"mmm compares centres .* config.data.incomplete to 'skip'"
+        UserError, match=r"mmm works with centres .* config.data.incomplete to 'skip'"
     ):
         tiny.Trainer(c, 2, data=data())
 
