@@ -1,7 +1,7 @@
 """AGW on SYSU-MM01: 395 identities, 288 x 144, ResNet-50 of ImageNet, 80 epochs of 8 x (4 + 4).
 
-The baseline of FFDML and MUN. Published (Ye et al. 2021): all search R-1 47.50, mAP 47.65, mINP
-35.30; indoor (--config.data.name=sysu_mm01/indoor_single) R-1 54.17, mAP 62.97, mINP 59.23. Its
+The baseline of FFDML and MUN. Published with its release: all search R-1 47.50, mAP 47.65, mINP
+35.30. Indoor search is --config.data.name=sysu_mm01/indoor_single. The
 authors' later code (CAJ) adds --config.augment.channels=adapt_grey to the same network.
 24.4 million parameters.
 """
