@@ -57,6 +57,11 @@ def bucket(tmp_path, monkeypatch):
     backend.fsspec_backend._get_filesystem.cache_clear()
 
 
+WHOLE_RUNS = pytest.mark.slow
+"""Of a run on the stand-in for a bucket. In one of about twenty runs of the suite Orbax waited
+without end for a write of TensorStore there, so they are not among those that every change runs."""
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """(a workdir on disk, the same run on a bucket, killed once and stopped once)."""
@@ -102,6 +107,7 @@ def same_embeddings(ours, theirs):
             np.testing.assert_array_equal(new[column], old[column])
 
 
+@WHOLE_RUNS
 def test_a_run_on_a_bucket_writes_what_a_run_on_disk_writes(runs):
     disk, remote, _ = runs
     for name in ("result.json", "config.json"):
@@ -124,6 +130,7 @@ def test_a_run_on_a_bucket_writes_what_a_run_on_disk_writes(runs):
     }
 
 
+@WHOLE_RUNS
 def test_metrics_on_a_bucket_survive_a_kill_and_a_stop(runs):
     """The kill came at step 7: published was all up to the save of step 5, and no more."""
     disk, remote, published = runs
@@ -131,6 +138,7 @@ def test_metrics_on_a_bucket_survive_a_kill_and_a_stop(runs):
     assert metrics(remote) == metrics(disk)
 
 
+@WHOLE_RUNS
 def test_event_files_on_a_bucket_hold_every_step(runs, tmp_path):
     _, remote, _ = runs
     seen = set()
@@ -140,6 +148,7 @@ def test_event_files_on_a_bucket_hold_every_step(runs, tmp_path):
     assert seen >= set(range(1, STEPS + 1))
 
 
+@WHOLE_RUNS
 def test_evaluate_and_embed_read_and_write_the_bucket(runs):
     disk, remote, _ = runs
     result = json.loads((remote / "result.json").read_text())
@@ -154,6 +163,7 @@ def test_evaluate_and_embed_read_and_write_the_bucket(runs):
     assert json.loads((remote / "result.json").read_text()) == result
 
 
+@WHOLE_RUNS
 def test_a_network_is_loaded_from_a_bucket(runs):
     disk, remote, _ = runs
     images, _ = tiny.pictures(2, 2)
