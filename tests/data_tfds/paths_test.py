@@ -58,8 +58,8 @@ def bucket(tmp_path, monkeypatch):
 
 
 WHOLE_RUNS = pytest.mark.slow
-"""Of a run on the stand-in for a bucket. In one of about twenty runs of the suite Orbax waited
-without end for a write of TensorStore there, so they are not among those that every change runs."""
+"""Of a run on the stand-in for a bucket. Once Orbax waited without end for a write of TensorStore
+there, for a reason not found yet, so they are not among those that every change runs."""
 
 
 @pytest.fixture(scope="module")
