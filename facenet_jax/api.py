@@ -28,6 +28,7 @@ from facenet_jax.retrieval import Embeddings
 from facenet_jax.runtime import compile_cache
 from facenet_jax.runtime.checkpoint import has_checkpoint, open_checkpoints
 from facenet_jax.runtime.progress import Bar
+from facenet_jax.runtime.workdir import read_json
 from facenet_jax.types import Batch
 
 
@@ -143,9 +144,20 @@ class Network:
     def centre(self) -> dict[str, np.ndarray]:
         """The mean embedding of the gallery that the run was scored on, by part.
 
-        Raises UserError where the workdir has no exported embeddings.
+        Raises UserError where the workdir has no exported embeddings of this checkpoint.
         """
-        gallery = Embeddings.read(self.folder / "embeddings" / "gallery.npz")
+        folder = self.folder / "embeddings"
+        path, of = folder / "checkpoint.json", None
+        if path.exists():
+            of = read_json(path, self.folder)["step"]
+        if of != self.step:
+            has = "none" if of is None else f"those of step {of}"
+            raise UserError(
+                f"similarity() needs the embeddings of step {self.step} in {folder}, which has "
+                f"{has}; write them with facenet embed --workdir {self.folder} "
+                "--config.evaluate.export=last (or best)."
+            )
+        gallery = Embeddings.read(folder / "gallery.npz")
         mean = gallery.embedding.mean(axis=0)
         return {name: mean[start:stop] for name, (start, stop) in gallery.parts.items()}
 

@@ -39,9 +39,13 @@ def score(run: Run, state: State, of: EvalSet, embedded: Embedded | None = None)
 
     `embedded` are the state's embeddings of the set, where they are known already.
     """
-    embedded = embedded or embed(run, state, of)
-    result = retrieval.evaluate(*embedded, of.protocol, centre=run.config.evaluate.centre)
+    result = ranked(run, embedded or embed(run, state, of), of)
     return result.metrics() | run.when(int(state.step))
+
+
+def ranked(run: Run, embedded: Embedded, of: EvalSet) -> retrieval.Result:
+    """The ranking of the set, by the protocol and as `config.evaluate` wants it."""
+    return retrieval.evaluate(*embedded, of.protocol, centre=run.config.evaluate.centre)
 
 
 def baselines(run: Run, of: EvalSet) -> dict[str, dict[str, Any]]:
@@ -59,7 +63,7 @@ def baselines(run: Run, of: EvalSet) -> dict[str, dict[str, Any]]:
         ]
     for name, sides in features.items():
         embedded = [as_embeddings(x, {}, half.split) for x, half in zip(sides, halves, strict=True)]
-        scores[name] = retrieval.evaluate(*embedded, of.protocol).metrics() | run.when(0)
+        scores[name] = ranked(run, embedded, of).metrics() | run.when(0)
     return scores
 
 
@@ -90,8 +94,7 @@ def per_modality(run: Run, state: State, of: EvalSet) -> dict[str, dict[str, flo
     subsets = [*((name,) for name in names), *([names[:2]] if len(names) > 2 else []), names]
     table = {}
     for subset in subsets:
-        embedded = embed(run, state, of, subset)
-        result = retrieval.evaluate(*embedded, of.protocol, centre=run.config.evaluate.centre)
+        result = ranked(run, embed(run, state, of, subset), of)
         found = {
             name: result.subset(keep)
             for name, keep in (("all", flared | True), ("clean", ~flared), ("flared", flared))
@@ -116,7 +119,7 @@ def export_only(config: ml_collections.ConfigDict, workdir: Place) -> None:
     step = best_step(checkpoints) if best else checkpoints.latest()
     embedded = embed(run, saved_state(run, checkpoints, step), test_set(run))
     if jax.process_index() == 0:
-        export(folder / "embeddings", embedded)
+        export(folder / "embeddings", embedded, step)
     logging.info(
         "Exported the embeddings of %d + %d samples to %s.",
         *map(len, embedded),
@@ -172,7 +175,9 @@ def open_trained(
     checkpoints = open_checkpoints(workdir, run.dataset.protocol.select)
     saved = {step: checkpoints.metrics(step) or {} for step in checkpoints.steps()}
     epochs = {step: scores["epoch"] for step, scores in saved.items() if "epoch" in scores}
-    own = folder == workdir and not changed
+    # What training scored is comparable only by the same rule.
+    same = stored.read_config(workdir).evaluate.centre == config.evaluate.centre
+    own = folder == workdir and same and not changed
     return dataclasses.replace(run, epochs=epochs), checkpoints, folder, own
 
 
@@ -220,7 +225,8 @@ def finish(
         embedded = embed(run, chosen, of)
     table = per_modality(run, last, of) if options.per_modality else None
     if jax.process_index() == 0:
-        export(folder / "embeddings", embedded)
+        exported = best if options.export == "best" else int(last.step)
+        export(folder / "embeddings", embedded, exported)
         write_json(folder / "result.json", result)
         if table:
             write_json(folder / "per_modality.json", table)
@@ -228,7 +234,8 @@ def finish(
     return result
 
 
-def export(folder: Place, embedded: Embedded) -> None:
-    """Write query.npz and gallery.npz, in the schema of `Embeddings`."""
+def export(folder: Place, embedded: Embedded, step: int) -> None:
+    """Write query.npz and gallery.npz, in the schema of `Embeddings`, and the step they are of."""
     for name, side in zip(("query", "gallery"), embedded, strict=True):
         side.write(folder / f"{name}.npz")
+    write_json(folder / "checkpoint.json", {"step": step})

@@ -19,7 +19,7 @@ from facenet_jax.runtime.writers import write_json
 from facenet_jax.types import DataSpec
 
 RESUMABLE = (
-    "evaluate.",
+    *("evaluate.batch", "evaluate.export", "evaluate.sanity_baselines", "evaluate.per_modality"),
     "train.evaluate_every",
     "train.save_every",
     "train.shard_",

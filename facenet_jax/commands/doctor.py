@@ -10,11 +10,9 @@ import json
 import pathlib
 import sys
 
-from data_tfds.accept import INCOMPLETE_RULES
 from data_tfds.doctor import Report, examine
 from data_tfds.errors import UserError
-from data_tfds.sets import names
-from facenet_jax.runtime.arguments import Parser
+from facenet_jax.runtime.arguments import Parser, add_data_set
 
 SHOWN = 5
 """Files shown of a finding; `--all` and `--json` give every one."""
@@ -23,13 +21,7 @@ SHOWN = 5
 def main(arguments: list[str] | None = None) -> int:
     """Exit code, see above."""
     parser = Parser("doctor", __doc__.splitlines()[0])
-    known = ", ".join(dict.fromkeys(name.partition("/")[0] for name in names()))
-    words = f"{known}, or the import path of your own; also NAME/PROTOCOL"
-    parser.add_argument("--dataset", required=True, help=words)
-    parser.add_argument("--root", required=True, help="folder as extracted, or the .zip archive")
-    parser.add_argument(
-        "--incomplete", default="error", choices=INCOMPLETE_RULES, help="samples that lack an image"
-    )
+    add_data_set(parser)
     parser.add_argument("--json", default="", help="file for the report as JSON")
     parser.add_argument("--all", action="store_true", help="show every file of every finding")
     options = parser.parse_args(arguments)

@@ -8,22 +8,18 @@ import sys
 
 from ml_collections import ConfigDict
 
-from data_tfds.accept import INCOMPLETE_RULES
 from data_tfds.decoded import RESIZE
 from data_tfds.errors import UserError
-from data_tfds.sets import lookup, names
+from data_tfds.sets import lookup
 from facenet_jax.inputs import dataset as data
 from facenet_jax.runtime import cli
-from facenet_jax.runtime.arguments import Parser, image_size
+from facenet_jax.runtime.arguments import Parser, add_data_set, image_size
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, or that of the UserError whose text went to stderr."""
     parser = Parser("prepare", __doc__.splitlines()[0])
-    known = ", ".join(dict.fromkeys(name.partition("/")[0] for name in names()))
-    words = f"{known}, or the import path of your own; also NAME/PROTOCOL"
-    parser.add_argument("--dataset", required=True, help=words)
-    parser.add_argument("--root", required=True, help="folder as extracted, or the .zip archive")
+    add_data_set(parser)
     parser.add_argument("--prepared", default="data/prepared", help="folder for prepared data")
     parser.add_argument(
         "--image_size",
@@ -32,9 +28,6 @@ def main(arguments: list[str] | None = None) -> int:
         help="H,W in pixels; default: the data set's own",
     )
     parser.add_argument("--resize", default="bicubic", choices=sorted(RESIZE), help="filter")
-    parser.add_argument(
-        "--incomplete", default="error", choices=INCOMPLETE_RULES, help="samples that lack an image"
-    )
     options = parser.parse_args(arguments)
     cli.set_up_log()
     try:

@@ -71,7 +71,6 @@ def evaluate(options: argparse.Namespace) -> dict:
         "protocol": protocol.name,
         "modalities": list(query.parts),
         **({"note": note} if note else {}),
-        **({"centred": True} if options.centre else {}),
         "rerank": rerank and dict(zip(("k1", "k2", "lambda"), rerank, strict=True)),
         **result.metrics(),
     }

@@ -20,7 +20,7 @@ from data_tfds.errors import UserError
 from facenet_jax.models import generators, resnet, two_stem
 from facenet_jax.models.base import Model
 from facenet_jax.models.layers import BatchNorm, Dense
-from facenet_jax.models.two_stem import TwoStem, joined, parted
+from facenet_jax.models.two_stem import TwoStem, flat, joined, parted
 from facenet_jax.options import Option, Options, one_of, rising, switch, whole
 from facenet_jax.types import Batch, DataSpec, Outputs
 
@@ -233,11 +233,6 @@ class MUN(TwoStem):
         if not self.is_initializing():
             done.value = done.value + 1
         return found
-
-
-def flat(present: jax.Array | None) -> jax.Array | None:
-    """Which images are there, [M, B], in the order of `joined`."""
-    return None if present is None else present.T.reshape(-1)
 
 
 def identity_matrix(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:

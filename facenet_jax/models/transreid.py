@@ -9,6 +9,7 @@ the FACENet paper).
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,12 @@ import jax.numpy as jnp
 import ml_collections
 
 from data_tfds.errors import UserError
-from facenet_jax.models import facenet, three_stream
+from facenet_jax.models import facenet, three_stream, vit
 from facenet_jax.models.backbones import branches, stack
 from facenet_jax.models.base import Model
 from facenet_jax.models.facenet import FACENet
 from facenet_jax.models.three_stream import Head, ThreeStream
-from facenet_jax.options import Option, Options, finite, one_of, switch, whole
+from facenet_jax.options import Option, Options, defaults, finite, one_of, switch, whole
 from facenet_jax.types import Batch, DataSpec
 
 OWN_OPTIONS: Options = {
@@ -153,6 +154,19 @@ def options(choices: Mapping[str, Any]) -> Options:
 def problems(config: ml_collections.ConfigDict) -> list[str]:
     """What does not fit together in a config, a clause each."""
     found, model = facenet.problems(config), config.model
+    patches = math.prod(vit.grid(config.data.image_size, model.patch, model.stride or model.patch))
+    if model.jpm.enabled and model.jpm.parts > patches:
+        found.append(
+            f"config.model.jpm.parts is {model.jpm.parts} and config.data.image_size "
+            f"{tuple(config.data.image_size)} gives {patches} patches; make fewer groups of them"
+        )
+    unchanged = defaults(facenet.OWN_OPTIONS)
+    idle = [name for name in ("mfmp", "fce") if model[name].to_dict() != unchanged[name]]
+    if idle and not model.facenet:
+        found.append(
+            f"options of config.model.{idle[0]} are changed but config.model.facenet is False; "
+            "switch it on or leave them"
+        )
     for label, section in config.losses.items():
         if section.weight and not model.jpm.enabled and tuple(section.get("on", ())) == LOCAL:
             found.append(

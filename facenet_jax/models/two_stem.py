@@ -154,8 +154,7 @@ class TwoStem(nn.Module):
         self, features: jax.Array, ending: str, train: bool, present: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         """(features behind a neck [N, D], their logits [N, C]) of features [N, D], N = B * M."""
-        there = None if present is None else present.T.reshape(-1)
-        necks = BatchNorm(name=f"neck{ending}")(features, train, there)
+        necks = BatchNorm(name=f"neck{ending}")(features, train, flat(present))
         return necks, self.classifier_module(f"classifier{ending}", necks.dtype)(necks)
 
     def classifier_module(self, name: str, dtype: jnp.dtype) -> Dense:
@@ -196,6 +195,11 @@ class TwoStem(nn.Module):
 def joined(each: Sequence[jax.Array]) -> jax.Array:
     """M arrays [B, ...] as one [B * M, ...], sample by sample."""
     return jnp.stack(each, axis=1).reshape(-1, *each[0].shape[1:])
+
+
+def flat(present: jax.Array | None) -> jax.Array | None:
+    """Which images are there, [M, B], in the order of `joined`; None stays None."""
+    return None if present is None else present.T.reshape(-1)
 
 
 def parted(rows: jax.Array, count: int) -> jax.Array:

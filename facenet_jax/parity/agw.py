@@ -1,6 +1,6 @@
 """AGW's two-stem ResNet against the authors' release: the directories "agw/net" and its like.
 
-As in `parity.ccnet`, weights follow a rule from the names of the release's tensors. Its network
+As in `parity.releases`, weights follow a rule from the names of the release's tensors. Its network
 holds three whole ResNets, of which it uses one stem each and the layers of one; tensors that it
 does not use must have no gradient and must stay as they are.
 """
@@ -18,7 +18,7 @@ from data_tfds.samples import INFRARED, VISIBLE
 from facenet_jax.config import default_config
 from facenet_jax.losses import identity
 from facenet_jax.models import two_stem
-from facenet_jax.parity import ccnet
+from facenet_jax.parity import releases
 from facenet_jax.parity.rows import Golden, Row, compared
 from facenet_jax.types import Batch, DataSpec
 from facenet_jax.weights.merge import flatten, nest
@@ -49,11 +49,11 @@ def rows(golden: Golden, ending: str = "") -> Iterator[Row]:
     found = []
     with jax.enable_x64(True):
         twin = Twin(golden, "float64")
-        found += ccnet.forward_rows("eval", twin.evaluate(), reference)
+        found += releases.forward_rows("eval", twin.evaluate(), reference)
         if golden.json("losses.json") is not None:
             found += training_rows(twin, golden)
     single = Twin(golden, "float32")
-    found += ccnet.forward_rows("eval", single.evaluate(), reference, errors, " in float32")
+    found += releases.forward_rows("eval", single.evaluate(), reference, errors, " in float32")
     for row in found:
         yield Row(row.name + ending, *(getattr(row, f) for f in list(vars(row))[1:]))
 
@@ -69,7 +69,7 @@ class Twin:
                 **Golden(golden.folder.parent / "net").needed("state_dict_shapes.json"),
                 **shapes,
             }
-        self.state = ccnet.filled(shapes, meta["seed"])
+        self.state = releases.filled(shapes, meta["seed"])
         model = default_config("two_stem").model
         model.pool = "gem" if meta["gm_pool"] == "on" else "mean"
         model.dtype, model.variant = dtype, ""
@@ -88,7 +88,7 @@ class Twin:
         spec = DataSpec(MODALITIES, tuple(meta["image"]), meta["classes"])
         self.model = two_stem.build(model, spec)
         halves = z["images"].reshape(2, -1, *z["images"].shape[1:]).swapaxes(0, 1)
-        self.images = jnp.asarray(ccnet.pictures(halves, meta), dtype)
+        self.images = jnp.asarray(releases.pictures(halves, meta), dtype)
         self.labels = jnp.asarray(z["labels"], jnp.int32) if "labels" in z else None
 
     def batch(self, images: jax.Array) -> Batch:
@@ -160,11 +160,11 @@ def training_rows(twin: Twin, golden: Golden) -> Iterator[Row]:
     """Outputs in training mode, losses, gradients and what BatchNorm keeps, after one batch."""
     compute = jax.jit(jax.value_and_grad(functools.partial(training_values, twin), has_aux=True))
     (_, (values, losses, changed)), gradients = compute(twin.variables["params"], twin.images)
-    yield from ccnet.forward_rows("train", values, golden.needed("arrays.npz"))
+    yield from releases.forward_rows("train", values, golden.needed("arrays.npz"))
     for name, value in golden.needed("losses.json").items():
-        yield compared(f"loss {name}", losses.get(name, np.nan), value, ccnet.NUMBERS)
+        yield compared(f"loss {name}", losses.get(name, np.nan), value, releases.NUMBERS)
     ours = norms(twin, {"params": gradients})
-    yield from ccnet.norm_rows("gradient norm", ours, golden.needed("grad_norms.json"))
+    yield from releases.norm_rows("gradient norm", ours, golden.needed("grad_norms.json"))
     unused = {
         name: np.linalg.norm(tensor.astype(np.float64))
         for name, tensor in twin.state.items()
@@ -172,7 +172,7 @@ def training_rows(twin: Twin, golden: Golden) -> Iterator[Row]:
     }
     after = golden.needed("bn_norms_after_forward.json")
     ours = {**unused, **norms(twin, {"batch_stats": changed})}
-    yield from ccnet.norm_rows("norm after the steps", ours, after)
+    yield from releases.norm_rows("norm after the steps", ours, after)
 
 
 def training_values(twin: Twin, params: Any, images: jax.Array) -> tuple[jax.Array, tuple]:

@@ -6,7 +6,6 @@ the noise of float32; what evaluation gives, in float32 as well.
 """
 
 import functools
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,16 +16,14 @@ import numpy as np
 from data_tfds.samples import NEAR_INFRARED, THERMAL, VISIBLE
 from facenet_jax.config import default_config
 from facenet_jax.losses import centres, identity
-from facenet_jax.models import ccnet, resnet
-from facenet_jax.parity.rows import Golden, Row, compared, verdict
+from facenet_jax.models import ccnet
+from facenet_jax.parity.releases import NUMBERS, filled, forward_rows, norm_rows, pictures
+from facenet_jax.parity.rows import Golden, Row, compared
 from facenet_jax.types import Batch, DataSpec, Outputs
 from facenet_jax.weights import ccnet_release
 from facenet_jax.weights.merge import flatten
 
 SHORT = {VISIBLE: "r", NEAR_INFRARED: "n", THERMAL: "t"}
-ARRAYS, NUMBERS = 2e-6, 1e-6  # of the largest reference value, in float64
-OF_LARGEST_NORM = 1e-9  # besides, for gradients of pure rounding
-FLOAT32 = (2e-5, 10)  # at least, and times the release's own error in float32
 EVERY_64TH = (slice(None), 5, 9, slice(None, None, 64))  # of the maps behind ALNU
 
 
@@ -80,43 +77,6 @@ class Twin:
         return values | {"embedding": values["embedding"] / length}
 
 
-def filled(shapes: Mapping[str, Any], seed: int) -> dict[str, np.ndarray]:
-    """The tensors of the state dict with these shapes, by the rule of the golden directories."""
-    return {name: tensor(name, tuple(shape), seed) for name, shape in shapes.items()}
-
-
-def tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """One tensor of that rule: normal numbers of a generator seeded by its name, scaled."""
-    last = name.rpartition(".")[2]
-    if last == "num_batches_tracked":
-        return np.zeros(shape, np.int64)
-    generator = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)
-    z = generator.standard_normal(shape)
-    if last == "running_mean":
-        z = 0.1 * z
-    elif last == "running_var":
-        z = 1 + 0.1 * np.abs(z)
-    elif last in ("cls_token", "pos_embed", "sie_embed"):
-        z = 0.2 * z
-    elif len(shape) == 1:
-        z = 0.05 * z if name.endswith("bias") else 1 + 0.1 * z
-    else:
-        z = z / np.sqrt(np.prod(shape[1:])) * (0.3 if name.startswith("NL_") else 1.0)
-    return z.astype(np.float32)
-
-
-def pictures(grids: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
-    """Images [M, B, H, W, 3] float32, normalised, of grids [B, M, rows, columns, 3] of squares."""
-    height, width = meta["image"]
-    images = grids.repeat(meta["block"], axis=2).repeat(meta["block"], axis=3)
-    images = images[:, :, :height, :width].swapaxes(0, 1) / 255.0
-    mean, std = {
-        "imagenet": (resnet.IMAGENET_MEAN, resnet.IMAGENET_STD),
-        "half": ((0.5,) * 3, (0.5,) * 3),
-    }[meta["normalise"]]
-    return ((images - np.array(mean)) / np.array(std)).astype(np.float32)
-
-
 def in_release_names(net: ccnet.CCNet, outputs: Outputs, kept: Mapping) -> dict[str, jax.Array]:
     """{"f_r", "fbn_r", "logits_r", "alnu_gamma_r", ...} of all branches."""
     width, values = outputs.embedding.shape[-1] // len(SHORT), {}
@@ -130,22 +90,6 @@ def in_release_names(net: ccnet.CCNet, outputs: Outputs, kept: Mapping) -> dict[
             value = value[EVERY_64TH] if name == "out" else value
             values[f"{names.get(name, f'alnu_{name}')}_{short}"] = value
     return values
-
-
-def forward_rows(
-    mode: str,
-    values: Mapping[str, jax.Array],
-    reference: Mapping[str, np.ndarray],
-    errors: Mapping[str, float] | None = None,
-    words: str = "",
-) -> Iterator[Row]:
-    """Rows of "eval" or "train"; with `errors` of the release, those of float32."""
-    for name in (name for name in reference if name.startswith(f"{mode}_")):
-        tolerance = ARRAYS
-        if errors is not None:
-            tolerance = max(FLOAT32[0], FLOAT32[1] * errors.get(name, 0.0))
-        ours = values.get(name.removeprefix(f"{mode}_"), np.nan)
-        yield compared(name + words, ours, reference[name], tolerance)
 
 
 def training_rows(twin: Twin, golden: Golden) -> Iterator[Row]:
@@ -189,18 +133,3 @@ def norms(twin: Twin, variables: Mapping[str, Any]) -> dict[str, float]:
         for row in ccnet_release.rows(twin.sizes, tuple(SHORT))
         if row.ours in ours
     }
-
-
-def norm_rows(
-    kind: str, ours: Mapping[str, float], reference: Mapping[str, float | None]
-) -> Iterator[Row]:
-    """A row for every norm of the reference; null: there must be none."""
-    floor = OF_LARGEST_NORM * max(value for value in reference.values() if value is not None)
-    for name, value in reference.items():
-        if value is None:
-            yield compared(f"{kind} {name} (none)", ours.get(name, 0.0), 0.0, 0.0)
-            continue
-        error = abs(ours.get(name, np.nan) - value)
-        relative = max(error - floor, 0.0) / value if value else error
-        relative = relative if np.isfinite(error) else np.nan  # max() loses a NaN
-        yield Row(f"{kind} {name}", error, relative, NUMBERS, verdict(relative, NUMBERS))

@@ -12,14 +12,14 @@ from data_tfds.samples import VISIBLE
 from facenet_jax.config import default_config
 from facenet_jax.losses import identity
 from facenet_jax.models import three_stream, transreid
-from facenet_jax.parity.ccnet import FLOAT32, filled, pictures
-from facenet_jax.parity.rows import Golden, Row, compared, verdict
+from facenet_jax.parity.releases import FLOAT32, filled, norm_rows, pictures
+from facenet_jax.parity.rows import Golden, Row, compared
 from facenet_jax.types import Batch, DataSpec, Outputs
 from facenet_jax.weights import transreid_release
 from facenet_jax.weights.merge import flatten
 
 NORMS = 1e-4  # of gradients, at least
-OF_LARGEST_NORM = 1e-3  # norms below that share of the largest are compared with that share
+SMALL = 1e-3  # gradients below that share of the largest may be off by more of themselves
 NORM_ERROR = "grad_norms: largest relative error among norms above 1e-3 of the largest"
 
 
@@ -92,10 +92,12 @@ def rows(golden: Golden) -> Iterator[Row]:
         yield compared(f"loss {name}", losses.get(name, np.nan), value, tolerance(name))
     ours = norms(twin, {"params": gradients})
     limit = max(NORMS, FLOAT32[1] * errors.get(NORM_ERROR, 0.0))
-    yield from norm_rows("gradient norm", ours, golden.needed("grad_norms.json"), limit)
+    yield from norm_rows(
+        "gradient norm", ours, golden.needed("grad_norms.json"), limit, limit * SMALL
+    )
     ours = norms(twin, {"batch_stats": changed})
     after = golden.needed("bn_norms_after_forward.json")
-    yield from norm_rows("norm after the steps", ours, after, FLOAT32[0])
+    yield from norm_rows("norm after the steps", ours, after, FLOAT32[0], 0.0)
 
 
 def evaluated(twin: Twin) -> dict[str, jax.Array]:
@@ -133,17 +135,3 @@ def norms(twin: Twin, variables: Mapping[str, Any]) -> dict[str, float]:
         for name, path, index, _ in twin.rows
         if path in ours
     }
-
-
-def norm_rows(
-    kind: str, ours: Mapping[str, float], reference: Mapping[str, float | None], limit: float
-) -> Iterator[Row]:
-    """A row for every norm of the reference; null: there must be none."""
-    floor = limit * OF_LARGEST_NORM * max(x for x in reference.values() if x is not None)
-    for name, value in reference.items():
-        if value is None:
-            yield compared(f"{kind} {name} (none)", ours.get(name, 0.0), 0.0, 0.0)
-            continue
-        error = abs(ours.get(name, np.nan) - value)
-        relative = error / (value + floor / limit) if np.isfinite(error) else np.nan
-        yield Row(f"{kind} {name}", error, relative, limit, verdict(relative, limit))

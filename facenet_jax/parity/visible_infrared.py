@@ -20,7 +20,7 @@ from facenet_jax.losses import centres, divergence, identity
 from facenet_jax.models.two_stem import gem
 from facenet_jax.optim import Group, rate_table
 from facenet_jax.parity import agw
-from facenet_jax.parity.ccnet import ARRAYS, FLOAT32, NUMBERS
+from facenet_jax.parity.releases import ARRAYS, FLOAT32, NUMBERS
 from facenet_jax.parity.rows import Golden, Row, compared
 from facenet_jax.retrieval import protocols
 from facenet_jax.retrieval.distances import given_rows

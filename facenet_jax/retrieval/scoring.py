@@ -19,6 +19,7 @@ class Result:
 
     protocol: Protocol
     trials: list[PerQuery]
+    centred: bool = False  # whether the gallery's mean was subtracted first
 
     def metrics(self, keep: np.ndarray | None = None) -> dict:
         """`PerQuery.metrics` of the queries where `keep` [Q] is true, as means over the trials.
@@ -26,17 +27,19 @@ class Result:
         With more than one trial the dict also has `trials`, their number, and `deviation`, the
         standard deviation (of these trials, not an estimate from them) of `mAP`, `mINP` and `cmc`.
         `valid_queries` and `gallery` are means too, integers where they are whole.
-        UserError if a trial has no valid query.
+        `centred` is there, and true, where it is. UserError if a trial has no valid query.
         """
         each = [trial.metrics(keep) for trial in self.trials]
+        said = {"centred": True} if self.centred else {}
         if len(each) == 1:
-            return each[0]
+            return each[0] | said
         return _over_trials(each, np.mean) | {
             "queries": each[0]["queries"],
             "valid_queries": _mean_count(each, "valid_queries"),
             "gallery": _mean_count(each, "gallery"),
             "trials": len(each),
             "deviation": _over_trials(each, np.std),
+            **said,
         }
 
     def subset(self, keep: np.ndarray) -> dict | None:
@@ -85,7 +88,7 @@ def evaluate(
         )
         found = shown(distances.rows(relevance.valid), "ranking", len(relevance.valid), "queries")
         rankings.append(rank(iter(found), relevance, protocol.collapse))
-    return Result(protocol, rankings)
+    return Result(protocol, rankings, centre)
 
 
 def _reranked(query, embedding, labels, protocol, parameters):

@@ -47,6 +47,20 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionH
         return super()._get_help_string(action)
 
 
+def add_data_set(parser: Parser) -> None:
+    """Add the options that name a data set: --dataset, --root and --incomplete."""
+    from data_tfds.accept import INCOMPLETE_RULES  # loads TFDS, which the other commands do without
+    from data_tfds.sets import names
+
+    known = ", ".join(dict.fromkeys(name.partition("/")[0] for name in names()))
+    words = f"{known}, or the import path of your own; also NAME/PROTOCOL"
+    parser.add_argument("--dataset", required=True, help=words)
+    parser.add_argument("--root", required=True, help="folder as extracted, or the .zip archive")
+    parser.add_argument(
+        "--incomplete", default="error", choices=INCOMPLETE_RULES, help="samples that lack an image"
+    )
+
+
 def image_size(text: str) -> tuple[int, int]:
     """H,W in pixels: how a size is written on every command line, config.data.image_size's too."""
     try:

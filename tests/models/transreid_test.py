@@ -91,6 +91,14 @@ def test_what_data_do_not_know_is_one_sentence():
     )
 
 
+def test_options_that_would_mean_nothing_are_refused():
+    c = tiny.config("transreid", model__jpm__parts=9, model__fce__mask="hard")
+    with pytest.raises(UserError, match="gives 8 patches") as caught:
+        configs.check(c)
+    said = str(caught.value)
+    assert "options of config.model.fce are changed but config.model.facenet is False" in said
+
+
 def test_trains_with_facenet_and_goes_on():
     """Losses of global and local features, MFMP and FCE; stopped half-way, the same bits."""
     c = tiny.config("transreid", model__facenet=True, model__jpm__parts=2, model__jpm__shift=2)

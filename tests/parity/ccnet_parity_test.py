@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_tfds.errors import UserError
-from facenet_jax.parity import ccnet
+from facenet_jax.parity import ccnet, releases
 from facenet_jax.parity.rows import Golden
 from scripts import check_parity
 from tests.support import tiny_run as tiny
@@ -17,20 +17,20 @@ from tests.weights.ccnet_release_test import SIZES, checkpoint
 
 def test_weights_follow_from_their_names():
     """Numbers of the rule for seed 11, from the state dict's own names."""
-    variance = ccnet.tensor("branch_0.base.bn1.running_var", (64,), 11)
+    variance = releases.tensor("branch_0.base.bn1.running_var", (64,), 11)
     assert variance.dtype == np.float32
     assert (variance >= 1).all()
-    kernel = ccnet.tensor("branch_0.base.conv1.weight", (64, 3, 7, 7), 11)
+    kernel = releases.tensor("branch_0.base.conv1.weight", (64, 3, 7, 7), 11)
     np.testing.assert_allclose(kernel.std(), (3 * 49) ** -0.5, rtol=0.05)
-    assert not ccnet.tensor("branch_0.base.bn1.num_batches_tracked", (), 11)
+    assert not releases.tensor("branch_0.base.bn1.num_batches_tracked", (), 11)
 
 
 def test_a_norm_passes_within_its_tolerance_alone():
     reference = {"a": 1.0, "b": 2.0, "tiny": 1e-12, "none": None}
     near = {"a": 1 + 1e-7, "b": 2.0, "tiny": 1e-10}
-    assert {row.status for row in ccnet.norm_rows("norm", near, reference)} == {"ok"}
+    assert {row.status for row in releases.norm_rows("norm", near, reference)} == {"ok"}
     far = {"a": 1 + 1e-5, "tiny": 1e-8, "none": 1.0}
-    failed = [row.status for row in ccnet.norm_rows("norm", far, reference)]
+    failed = [row.status for row in releases.norm_rows("norm", far, reference)]
     assert failed == ["FAIL"] * 4
 
 
@@ -52,9 +52,9 @@ def test_a_wrong_number_fails(golden):
     values = twin.evaluate()
     np.testing.assert_allclose(np.linalg.norm(values["embedding"], axis=1), 1, rtol=1e-5)
     reference = {f"eval_{name}": np.asarray(value) for name, value in values.items()}
-    assert {row.status for row in ccnet.forward_rows("eval", values, reference)} == {"ok"}
+    assert {row.status for row in releases.forward_rows("eval", values, reference)} == {"ok"}
     wrong = reference | {"eval_f_n": reference["eval_f_n"] * 1.001, "eval_new": np.ones(3)}
-    failed = [r.name for r in ccnet.forward_rows("eval", values, wrong) if r.status == "FAIL"]
+    failed = [r.name for r in releases.forward_rows("eval", values, wrong) if r.status == "FAIL"]
     assert len(failed) == 2
 
 

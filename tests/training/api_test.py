@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from data_tfds.errors import UserError
-from facenet_jax import api, commands, models
+from facenet_jax import api, commands, evaluate, models
 from facenet_jax.retrieval import Embeddings
 from facenet_jax.types import DataSpec
 from tests.support import tiny_run as tiny
@@ -124,14 +124,16 @@ def test_a_batch_is_a_whole_number(network, batch):
 
 def test_similarity_is_around_a_mean(network):
     """By hand; without images of the gallery there is no mean, and that is one sentence."""
-    with pytest.raises(UserError, match=r"There is no file .*gallery\.npz"):
+    with pytest.raises(UserError, match=r"embeddings of step 7 in .*, which has none; write"):
         network.similarity(np.ones((1, 48)), np.ones((1, 48)))
     rng, parts = np.random.default_rng(0), network.parts()
     rows = np.float32(100 + rng.normal(size=(9, 48)))
     names = np.arange(9).astype(str)
     gallery = Embeddings(rows, parts, np.arange(9, dtype=np.int32), names, {})
-    (network.folder / "embeddings").mkdir()
-    gallery.write(network.folder / "embeddings" / "gallery.npz")
+    evaluate.export(network.folder / "embeddings", (gallery, gallery), step=6)
+    with pytest.raises(UserError, match=r"which has those of step 6; write them"):
+        network.similarity(rows, rows)
+    evaluate.export(network.folder / "embeddings", (gallery, gallery), step=7)
     found = network.similarity(rows[:2], rows)
     around = rows - rows.mean(axis=0)
     lengths = np.linalg.norm(around, axis=1)

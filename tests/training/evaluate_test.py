@@ -246,7 +246,7 @@ def test_without_a_validation_split_there_is_no_set_of_it(opened):
 
 
 def test_the_export_keeps_labels_beside_embeddings(embedded, test_set, tmp_path):
-    evaluate.export(tmp_path / "out", embedded)
+    evaluate.export(tmp_path / "out", embedded, 3)
     halves = (test_set.query, test_set.gallery)
     for name, half, side in zip(("query", "gallery"), halves, embedded, strict=True):
         with np.load(tmp_path / "out" / f"{name}.npz") as file:

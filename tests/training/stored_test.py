@@ -88,6 +88,8 @@ def test_what_changes_no_parameter_may_change(tmp_path):
     }
     claim(tmp_path, tiny.config(**changes), resuming=True)
     assert stored.read_config(tmp_path).evaluate.batch == 16
+    with pytest.raises(UserError, match="centre"):  # scores by another rule name another best
+        claim(tmp_path, tiny.config(**changes, evaluate__centre=True), resuming=True)
 
 
 def test_a_failed_first_attempt_may_be_mended(tmp_path):

@@ -261,6 +261,15 @@ def test_evaluate_reproduces_result_and_embeddings_of_the_run(straight, copy):
     assert {name: (copy / name).read_bytes() for name in before} == before
     assert (copy / "environment-evaluate.json").exists()
 
+    config = stored.read_config(copy)
+    config.evaluate.centre = True
+    with tiny.on(1):
+        centred = evaluate.evaluate(config, copy)
+    # What training scored by the other rule stands beside nothing of this one.
+    scored = {name for name, x in centred.items() if isinstance(x, dict) and x.get("centred")}
+    assert scored == {name for name, x in centred.items() if isinstance(x, dict)}
+    assert "best_on_test" not in centred
+
 
 def test_a_workdir_is_scored_on_any_other_data_set(place, straight, copy):
     """Of other identities, without a training split; the results have a folder of their own."""
