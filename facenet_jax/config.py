@@ -116,6 +116,11 @@ AUGMENT: Options = {
         "adapt_grey: the same, or unchanged, or half of those grey (CAJ)",
         one_of("none", "rcc", "exchange", "exchange_grey", "adapt", "adapt_grey"),
     ),
+    "flare": Option(
+        0.0,
+        "probability that flare is drawn over a sample's visible and near-infrared images",
+        between(0, 1),
+    ),
     "per_modality": Option(
         False,
         "draw for each image apart (release), not once for the images of a sample",

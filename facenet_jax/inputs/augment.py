@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 
 from facenet_jax.inputs.channels import of_visible
+from facenet_jax.inputs.flare import flared
 
 Colour = Sequence[float]
 """R, G, B."""
@@ -42,6 +43,7 @@ def augment(
 
     `modalities` names the M; the channels of the visible ones are changed as `channels` says, see
     `inputs.channels`: of rcc before everything else, of the others after it, as in CAJ's release.
+    Flare with probability `flare`, before everything else, see `inputs.flare`.
     Flip left to right with probability `flip`; a black border of `pad` pixels, then a crop back to
     H x W at a uniform place; random erasing with probability `erase`, which fills its box with
     `erase_fill` after normalisation, or with what `erase_with` says. The M images of a sample are
@@ -52,7 +54,10 @@ def augment(
     flip_key, top_key, left_key, erase_key, shape = draws(
         key, (count, batch), not config.per_modality
     )
-    channel_key, noise_key = (jax.random.fold_in(key, number) for number in (4, 5))  # split has 0-3
+    # split has 0-3
+    channel_key, noise_key, flare_key = (jax.random.fold_in(key, number) for number in (4, 5, 6))
+    if config.flare:
+        images = flared(images, flare_key, config.flare, tuple(modalities))
     if config.channels == "rcc":
         images = of_visible(images, channel_key, config.channels, modalities)
     flip = jnp.broadcast_to(jax.random.bernoulli(flip_key, config.flip, shape), (count, batch))
