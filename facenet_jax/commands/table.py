@@ -7,8 +7,9 @@ NAME is a table of configs/tables, or FILE.py with a function get_table(). Every
 every seed, one process at a time, in a folder of --out; what is finished is not done again and what
 was stopped goes on. --config takes another config file than the table's for all rows that start
 from that, such as the demo's for the published recipe's. Printed, and written to
-OUT/NAME.json and NAME.md: mAP, its deviation over seeds, and the gain over the first row with a
-paired interval over query identities and seeds (95 %), for all queries, clean and flared ones.
+OUT/NAME.json and NAME.md: mAP, its deviation over seeds, and the gain over the first row, or over
+the one that a row names, with a paired 95 % interval over query identities and seeds; for all
+queries, clean and flared ones.
 """
 
 import pathlib
@@ -43,11 +44,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--report", action="store_true", help="run nothing: say what is finished")
     options = tuple(word for word in arguments if word.startswith(OPTION))
     given = parser.parse_args([word for word in arguments if not word.startswith(OPTION)])
-    if given.data:
-        options = (*options, f"{OPTION}data.root={given.data}")
     table = chosen(tables.find(given.table), given.rows)
     out = open_path(given.out)
-    todo = runs.jobs(table, out, given.seeds, given.subsets, given.config, options)
+    start = tables.Start(given.config, given.data, options)
+    todo = runs.jobs(table, out, given.seeds, given.subsets, start)
     if not given.report:
         runs.run_all(todo, lambda line: print(line, flush=True))
     report(table, todo, out, given.table)
@@ -63,7 +63,8 @@ def chosen(table: tables.Table, names: str) -> tables.Table:
         raise UserError(
             f"The table '{table.title}' has no row '{unknown[0]}'; it has {', '.join(known)}.", 2
         )
-    rows = tuple(row for row in table.rows if row.name in wanted or row is table.rows[0])
+    wanted += [table.rows[0].name, *(row.against for row in table.rows if row.name in wanted)]
+    rows = tuple(row for row in table.rows if row.name in wanted)
     return tables.Table(table.title, table.config, rows, table.data)
 
 

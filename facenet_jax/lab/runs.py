@@ -22,7 +22,7 @@ from data_tfds.errors import UserError
 from data_tfds.paths import Place, open_path
 from facenet_jax import stored
 from facenet_jax.lab import scores
-from facenet_jax.lab.tables import Row, Table, config_of
+from facenet_jax.lab.tables import Row, Start, Table, config_of
 from facenet_jax.runtime import cli, compile_cache, memory, workdir
 from facenet_jax.runtime.workdir import flat
 from facenet_jax.runtime.writers import write_json
@@ -62,14 +62,13 @@ def jobs(
     out: Place,
     seeds: Sequence[int],
     which: str,
-    base: str = "",
-    options: tuple[str, ...] = (),
+    start: Start,
 ) -> list[Job]:
     """All runs of a table, seed by seed, so that every row has its first one early."""
     found = []
     for seed in seeds:
         for row in table.rows:
-            config = config_of(table, row, base, options, seed)
+            config = config_of(table, row, seed, start)
             folder = out / f"{config.model.name.rpartition('.')[2]}-{digest(config)}-{seed}"
             found.append(Job(row, seed, config, folder, which))
     return found

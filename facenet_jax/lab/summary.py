@@ -1,4 +1,4 @@
-"""What a table says: means over seeds, deviations, and paired intervals against the first row."""
+"""What a table says: means over seeds, deviations, and paired intervals."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,35 +14,35 @@ from facenet_jax.runtime.workdir import read_json
 
 
 def summary(table: Table, jobs: Sequence[Job], draws: int = 2000) -> dict[str, Any]:
-    """{title, against, seeds, rows: [{name, seeds, published, scores}]} of the finished runs.
+    """What the finished runs show: {title, published_on, rows}, and of each row its name, seeds,
+    published, against and scores.
 
     `scores` is {subset of the modalities: {group of queries: {queries, mAP, R1, deviation, low,
     high, gain, gain_low, gain_high}}}, fractions. `deviation` is the standard deviation over seeds,
     None for one; low and high the ends of the interval of mAP over identities and seeds; `gain` is
-    mAP less that of the first row, over the seeds that both have. A row without a finished run has
-    no scores.
+    mAP less that of the row `against`, over the seeds that both have. A row without a finished run
+    has no scores.
     """
     found = {row.name: {} for row in table.rows}
     for job in jobs:
         if job.done:
             found[job.row.name][job.seed] = read(job)
-    first = found[table.rows[0].name]
     rows = []
     for row in table.rows:
         own = found[row.name]
-        is_first = row is table.rows[0]
+        against = row.against or table.rows[0].name
         rows.append(
             {
                 "name": row.name,
                 "seeds": sorted(own),
                 "published": list(row.published),
-                "scores": compared(own, {} if is_first else first, draws),
+                "against": against,
+                "scores": compared(own, {} if against == row.name else found[against], draws),
             }
         )
     return {
         "title": table.title,
         "published_on": table.data,
-        "against": table.rows[0].name,
         "rows": rows,
     }
 
@@ -54,7 +54,7 @@ def read(job: Job) -> dict[str, dict[str, np.ndarray]]:
 
 
 def compared(own: Mapping[int, Any], first: Mapping[int, Any], draws: int) -> dict[str, Any]:
-    """The scores of a row, {seed: {subset: arrays}}, and its gains over the first row's."""
+    """The scores of a row, {seed: {subset: arrays}}, and its gains over those of another row."""
     if not own:
         return {}
     some = next(iter(own.values()))
@@ -105,9 +105,10 @@ def refuse_others(runs: Sequence[Mapping[str, Any]], subset: str, identity: np.n
 
 def text(said: Mapping[str, Any]) -> str:
     """The table for a terminal, all modalities: mAP, and gains with their intervals."""
-    lines = [f"{said['title']}: mAP +- deviation over seeds, [gain over '{said['against']}']"]
+    lines = [f"{said['title']}: mAP +- deviation over seeds [gain: its 95 % interval]"]
     for row in said["rows"]:
-        lines.append(f"{row['name']}, seeds {', '.join(map(str, row['seeds'])) or 'none finished'}")
+        done = f"seeds {', '.join(map(str, row['seeds']))}" if row["seeds"] else "no seed finished"
+        lines.append(f"{row['name']} (against {row['against']}), {done}")
         if row["published"]:
             on = f" on {said['published_on']}" if said["published_on"] else ""
             lines.append(f"  published{on}: {' / '.join(map(str, row['published']))}")
@@ -134,7 +135,7 @@ def markdown(said: Mapping[str, Any], subset: str = scores.WHOLE) -> str:
     groups = list(dict.fromkeys(name for row in scored for name in row))
     published = any(row["published"] for row in said["rows"])
     on = f" ({said['published_on']})" if said["published_on"] else ""
-    head = ["row", "seeds", *groups, "R-1", *([f"published{on} mAP / R-1"] * published)]
+    head = ["row", "against", "seeds", *groups, "R-1", *([f"published{on} mAP / R-1"] * published)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in said["rows"]:
         values = row["scores"].get(subset, {})
@@ -142,5 +143,5 @@ def markdown(said: Mapping[str, Any], subset: str = scores.WHOLE) -> str:
         first = f"{100 * values['all']['R1']:.1f}" if values else ""
         seeds = ", ".join(map(str, row["seeds"]))
         own = [" / ".join(map(str, row["published"][:2]))] * published
-        lines.append(f"| {' | '.join([row['name'], seeds, *cells, first, *own])} |")
+        lines.append(f"| {' | '.join([row['name'], row['against'], seeds, *cells, first, *own])} |")
     return "\n".join(lines)

@@ -29,12 +29,13 @@ class Row:
     scored: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Options that change after training, such as model.neck_feature. Rows that differ in nothing
     else share their runs."""
+    against: str = ""  # the row it is compared with; "": the table's first
     published: tuple[float, ...] = ()  # mAP, R-1, R-5, R-10 in per cent, of the paper, on its data
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The rows of a table. The first is what the others are compared with."""
+    """The rows of a table. Rows are compared with the first, or with what they say."""
 
     title: str
     config: str  # FILE.py that the rows start from
@@ -45,6 +46,11 @@ class Table:
         names = [row.name for row in self.rows]
         if not names or len(set(names)) < len(names):
             raise UserError(f"The table '{self.title}' needs rows, each with a name of its own.", 2)
+        for row in self.rows:
+            if "," in row.name:
+                raise UserError(f"The name of the row '{row.name}' must not have a comma.", 2)
+            if row.against and row.against not in names:
+                raise UserError(f"The row '{row.name}' is against '{row.against}', no row here.", 2)
 
 
 def find(name: str) -> Table:
@@ -66,33 +72,35 @@ def names() -> list[str]:
     return sorted(file.stem.replace("_", "/", 1) for file in (script.ROOT / HOME).glob("*_*.py"))
 
 
-def config_of(
-    table: Table, row: Row, base: str = "", options: tuple[str, ...] = (), seed: int = 0
-) -> ml_collections.ConfigDict:
-    """The config that a row trains with.
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What the command line says of all rows."""
 
-    Args:
-        table: the table.
-        row: one of its rows.
-        base: another config file than the table's, for rows that start from that.
-        options: of the command line, --config.section.option=value, for all rows.
-        seed: config.seed.
+    config: str = ""  # another config file than the table's, for rows that start from that
+    data: str = ""  # config.data.root
+    options: tuple[str, ...] = ()  # --config.section.option=value, as they stand in sys.argv
+
+
+def config_of(table: Table, row: Row, seed: int, start: Start) -> ml_collections.ConfigDict:
+    """The config that a row trains with.
 
     Raises UserError for options that the config does not have, or values that are not legal.
     """
-    file = row.config or (base or table.config) + (f":{row.argument}" if row.argument else "")
+    base = (start.config or table.config) + (f":{row.argument}" if row.argument else "")
+    file = row.config or base
     config = as_config(script.load_config(file).to_dict())
     for section in config.losses.values():
         weight = section.weight
         del section["weight"]
         section.weight = ml_collections.FieldReference(weight, field_type=object)
-    if options:
+    if start.options:
         values = flags.FlagValues()
         cli.define_stored(config, values)
-        cli.parse(values, ["table", *options])
+        cli.parse(values, ["table", *start.options])
         config = values.config
     changed(config, row.changes, row.name)
     config.seed = seed
+    config.data.root = start.data or config.data.root
     check(config)
     return config.copy_and_resolve_references()
 
