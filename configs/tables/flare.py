@@ -5,6 +5,7 @@ from facenet_jax.lab import Row, Table
 AFTER = {"model.neck_feature": "after"}
 CENTRED = {"evaluate.centre": True}
 FLARE = {"augment.flare": 0.5}
+UNIT = {"losses.triplet.normalise": True, "losses.triplet.margin": 0.3}
 NO_METRIC = {"losses.triplet.weight": 0.0}
 STREAMS = "three_stream"
 
@@ -24,6 +25,8 @@ def get_table() -> Table:
             Row("FACENet after", scored=AFTER, against=best),
             Row("flare", FLARE, STREAMS),
             Row("flare after", FLARE, STREAMS, scored=AFTER, against=best),
+            Row("unit triplet loss", UNIT, STREAMS),
+            Row("unit triplet loss after", UNIT, STREAMS, scored=AFTER, against=best),
             Row("no metric loss", NO_METRIC, STREAMS),
             Row("no metric loss after", NO_METRIC, STREAMS, scored=AFTER, against=best),
             Row("FACENet flare", FLARE),
