@@ -34,6 +34,8 @@ from facenet_jax.options import (
 )
 from facenet_jax.options import defaults as default_values
 
+FILTERS = ("bicubic", "bilinear", "lanczos")
+
 DATA: Options = {
     "name": Option(
         "wmveid863",
@@ -46,12 +48,8 @@ DATA: Options = {
         "data/prepared", "prepared data sets, each under a fingerprint of its source", some_text()
     ),
     "image_size": Option((256, 128), "height, width in pixels", numbers(2, whole(1))),
-    "train_resize": Option(
-        "bicubic", "filter of training images", one_of("bicubic", "bilinear", "lanczos")
-    ),
-    "test_resize": Option(
-        "bicubic", "filter of test images", one_of("bicubic", "bilinear", "lanczos")
-    ),
+    "train_resize": Option("bicubic", "filter of training images", one_of(*FILTERS)),
+    "test_resize": Option("bicubic", "filter of test images", one_of(*FILTERS)),
     "validation_identities": Option(
         0, "training identities left out of training, to choose the best checkpoint", whole(0)
     ),
@@ -116,11 +114,7 @@ AUGMENT: Options = {
         "adapt_grey: the same, or unchanged, or half of those grey (CAJ)",
         one_of("none", "rcc", "exchange", "exchange_grey", "adapt", "adapt_grey"),
     ),
-    "flare": Option(
-        0.0,
-        "probability that flare is drawn over a sample's visible and near-infrared images",
-        between(0, 1),
-    ),
+    "flare": Option(0.0, "probability of flare over visible and near-infrared", between(0, 1)),
     "per_modality": Option(
         False,
         "draw for each image apart (release), not once for the images of a sample",
@@ -180,6 +174,11 @@ EVALUATE: Options = {
         "last", "the checkpoint whose embeddings are exported", one_of("last", "best")
     ),
     "centre": Option(False, "match embeddings less the mean of the gallery", switch()),
+    "flare_weight": Option(
+        1.0,
+        "what a flared modality counts in matching; below 1 each part has unit length; 1: off",
+        above(0, 1),
+    ),
     "sanity_baselines": Option(
         False, "also score the untrained network, raw pixels and colours", switch()
     ),

@@ -4,6 +4,7 @@ from facenet_jax.lab import Row, Table
 
 AFTER = {"model.neck_feature": "after"}
 CENTRED = {"evaluate.centre": True}
+WEIGHED = {**AFTER, "evaluate.flare_weight": 0.5}
 FLARE = {"augment.flare": 0.5}
 UNIT = {"losses.triplet.normalise": True, "losses.triplet.margin": 0.3}
 NO_METRIC = {"losses.triplet.weight": 0.0}
@@ -21,6 +22,8 @@ def get_table() -> Table:
             Row("baseline centred", argument=STREAMS, scored=CENTRED),
             Row(best, argument=STREAMS, scored=AFTER),
             Row("baseline after centred", argument=STREAMS, scored={**AFTER, **CENTRED}),
+            Row("plus", argument=STREAMS, scored=WEIGHED),
+            Row("plus against after", argument=STREAMS, scored=WEIGHED, against=best),
             Row("FACENet"),
             Row("FACENet after", scored=AFTER, against=best),
             Row("flare", FLARE, STREAMS),
