@@ -62,9 +62,7 @@ DATA: Options = {
     "max_pixels": Option(
         Limits.pixels, "of an image; a larger one is refused unread", whole(1, PILLOW_MOST_PIXELS)
     ),
-    "max_file_bytes": Option(
-        Limits.file_bytes, "of a file, also as unpacked; a larger one is refused unread", whole(1)
-    ),
+    "max_file_bytes": Option(Limits.file_bytes, "of a file; a larger is refused", whole(1)),
     "changed": Option(
         "error",
         "files other than those that a workdir was trained and scored on are an error, or accepted "
@@ -176,7 +174,7 @@ EVALUATE: Options = {
     "centre": Option(False, "match embeddings less the mean of the gallery", switch()),
     "flare_weight": Option(
         1.0,
-        "what a flared modality counts in matching; below 1 each part has unit length; 1: off",
+        "what a flared modality counts in matching; below 1 each part has unit length",
         above(0, 1),
     ),
     "sanity_baselines": Option(

@@ -81,11 +81,14 @@ def light_in_lens(key: jax.Array, size: tuple[int, int]) -> jax.Array:
         size,
         x=draw("x", (SOURCES,), 0, width),
         y=draw("y", (SOURCES,), 0, height),
-        strength=draw("strength", (SOURCES,), 0.6, 1.0) * (jnp.arange(SOURCES) < second),
+        strength=jnp.where(
+            jnp.arange(SOURCES) < second, draw("strength", (SOURCES,), 0.6, 1.0), 0.0
+        ),
         radius=unit * draw("radius", (SOURCES,), 0.14, 0.24),
         thin=unit * draw("thin", (SOURCES, STREAKS), 0.025, 0.05),
         reach=unit * draw("reach", (SOURCES, STREAKS), 0.5, 1.1),
-        angle=draw("turn", (), -0.3, 0.3) + jnp.arange(STREAKS) * jnp.pi / streaks,
+        angle=draw("turn", (), -0.3, 0.3)
+        + jnp.arange(STREAKS, dtype=jnp.float32) * (jnp.pi / streaks.astype(jnp.float32)),
         on=jnp.arange(STREAKS) < streaks,
     )
     rank = (draw("share", (), 0.09, 0.15) * field.size).astype(jnp.int32)

@@ -20,15 +20,17 @@ import ml_collections
 
 from data_tfds.errors import UserError
 from data_tfds.paths import Place, open_path
+from facenet_jax import config as configs
 from facenet_jax import stored
 from facenet_jax.lab import scores
 from facenet_jax.lab.tables import Row, Start, Table, config_of
+from facenet_jax.options import defaults
 from facenet_jax.runtime import cli, compile_cache, memory, workdir
 from facenet_jax.runtime.workdir import flat
 from facenet_jax.runtime.writers import write_json
 from facenet_jax.train import train
 
-NOT_LEARNED = (*stored.RESUMABLE, "seed")
+NOT_LEARNED = (*stored.RESUMABLE, "evaluate.", "seed")
 """Options that are no part of a folder's digest."""
 
 
@@ -49,9 +51,14 @@ class Job:
 
 
 def digest(config: ml_collections.ConfigDict) -> str:
-    """A short name of what a config trains, whatever its seed and wherever its data lie."""
-    values = flat(config.to_dict())
-    kept = {k: v for k, v in sorted(values.items()) if not k.startswith(NOT_LEARNED)}
+    """A short name of what a config trains, whatever its seed and wherever its data lie.
+
+    Options at their defaults have no part in it, so that an option that is added later leaves the
+    folders of earlier runs as they are.
+    """
+    usual = flat(defaults(configs.schema(config)))
+    values = {k: v for k, v in sorted(flat(config.to_dict()).items()) if v != usual.get(k)}
+    kept = {k: v for k, v in values.items() if not k.startswith(NOT_LEARNED)}
     if "model.pretrained" in kept:
         kept["model.pretrained"] = re.split(r"[/\\]", str(kept["model.pretrained"]))[-1]
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:8]
