@@ -69,7 +69,7 @@ def find(name: str) -> Table:
 
 def names() -> list[str]:
     """The names of our tables."""
-    return sorted(file.stem.replace("_", "/", 1) for file in (script.ROOT / HOME).glob("*_*.py"))
+    return sorted(file.stem.replace("_", "/", 1) for file in (script.ROOT / HOME).glob("*.py"))
 
 
 @dataclasses.dataclass(frozen=True)
