@@ -34,6 +34,8 @@ from facenet_jax.options import (
 )
 from facenet_jax.options import defaults as default_values
 
+FILTERS = ("bicubic", "bilinear", "lanczos")
+
 DATA: Options = {
     "name": Option(
         "wmveid863",
@@ -46,12 +48,8 @@ DATA: Options = {
         "data/prepared", "prepared data sets, each under a fingerprint of its source", some_text()
     ),
     "image_size": Option((256, 128), "height, width in pixels", numbers(2, whole(1))),
-    "train_resize": Option(
-        "bicubic", "filter of training images", one_of("bicubic", "bilinear", "lanczos")
-    ),
-    "test_resize": Option(
-        "bicubic", "filter of test images", one_of("bicubic", "bilinear", "lanczos")
-    ),
+    "train_resize": Option("bicubic", "filter of training images", one_of(*FILTERS)),
+    "test_resize": Option("bicubic", "filter of test images", one_of(*FILTERS)),
     "validation_identities": Option(
         0, "training identities left out of training, to choose the best checkpoint", whole(0)
     ),
@@ -64,9 +62,7 @@ DATA: Options = {
     "max_pixels": Option(
         Limits.pixels, "of an image; a larger one is refused unread", whole(1, PILLOW_MOST_PIXELS)
     ),
-    "max_file_bytes": Option(
-        Limits.file_bytes, "of a file, also as unpacked; a larger one is refused unread", whole(1)
-    ),
+    "max_file_bytes": Option(Limits.file_bytes, "of a file; a larger is refused", whole(1)),
     "changed": Option(
         "error",
         "files other than those that a workdir was trained and scored on are an error, or accepted "
@@ -153,6 +149,11 @@ EVALUATE: Options = {
         "last", "the checkpoint whose embeddings are exported", one_of("last", "best")
     ),
     "centre": Option(False, "match embeddings less the mean of the gallery", switch()),
+    "flare_weight": Option(
+        1.0,
+        "what a flared modality counts in matching; below 1 each part has unit length",
+        above(0, 1),
+    ),
     "sanity_baselines": Option(
         False, "also score the untrained network, raw pixels and colours", switch()
     ),

@@ -6,7 +6,7 @@ import numpy as np
 
 from data_tfds.errors import UserError
 from data_tfds.samples import Protocol
-from facenet_jax.retrieval import protocols
+from facenet_jax.retrieval import protocols, reliability
 from facenet_jax.retrieval.distances import Euclidean, given_rows
 from facenet_jax.retrieval.embeddings import Embeddings
 from facenet_jax.retrieval.metrics import PerQuery, rank
@@ -56,13 +56,15 @@ def evaluate(
     *,
     rerank: tuple[int, int, float] | None = None,
     centre: bool = False,
+    reliabilities: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Result:
     """The ranking of every query in every trial of the protocol.
 
     Distances are Euclidean between L2-normalised embeddings; with `rerank` (k1, k2, lambda) they
     are re-ranked within each trial; with `centre`, of embeddings less the mean of the gallery, see
-    `centred`. The sides are taken as they are: which split and modalities
-    they come from is the caller's part of the protocol.
+    `centred`. With `reliabilities` of the parts of query [Q, P] and gallery [G, P] the distances
+    are those of `retrieval.reliability` instead. The sides are taken as they are: which split and
+    modalities they come from is the caller's part of the protocol.
     UserError for labels that the protocol needs and a side lacks or does not know, for trials that
     are no gallery rows, and for embeddings of different widths or with values that are not finite.
     """
@@ -72,13 +74,26 @@ def evaluate(
         protocols.refuse_own_rows(protocol, query, gallery)
     if centre:
         query, gallery = centred(query, gallery)
+    if reliabilities is not None and rerank is not None:
+        raise UserError("Re-ranking knows no reliabilities of parts; take one of them.")
     labels = gallery.by_name
     rankings = []
     for rows in protocols.trials(protocol, labels, len(gallery)):
         embedding, chosen = gallery.embedding, labels
+        of_gallery = None if reliabilities is None else reliabilities[1]
         if rows is not None:
             embedding = embedding[rows]
             chosen = {name: values[rows] for name, values in labels.items()}
+            of_gallery = None if of_gallery is None else of_gallery[rows]
+        if of_gallery is not None:
+            side = (
+                dataclasses.replace(gallery, **_of_rows(gallery, rows))
+                if rows is not None
+                else gallery
+            )
+            found = reliability.blocks(query, side, reliabilities[0], of_gallery)
+            rankings.append(_given(query, found, chosen, protocol))
+            continue
         if rerank is not None:
             rankings.append(_reranked(query, embedding, chosen, protocol, rerank))
             continue
@@ -89,6 +104,21 @@ def evaluate(
         found = shown(distances.rows(relevance.valid), "ranking", len(relevance.valid), "queries")
         rankings.append(rank(iter(found), relevance, protocol.collapse))
     return Result(protocol, rankings, centre)
+
+
+def _of_rows(side, rows):
+    """The fields of some rows of a side."""
+    labels = {name: values[rows] for name, values in side.labels.items()}
+    fields = {name: getattr(side, name)[rows] for name in ("embedding", "identity", "name")}
+    return fields | {"labels": labels}
+
+
+def _given(query, blocks, labels, protocol):
+    """The ranking of one trial by distances that come in blocks, the queries in order."""
+    count = len(labels["identity"])
+    relevance = protocols.relevance(protocol, query.by_name, labels, len(query), np.arange(count))
+    found = given_rows(blocks, len(query), count, relevance.valid)
+    return rank(iter(found), relevance, protocol.collapse)
 
 
 def _reranked(query, embedding, labels, protocol, parameters):

@@ -24,7 +24,7 @@ FLOORS = (
     ("embed",),
     ("evaluate",),
     ("train", "api"),
-    ("bench", "parity", "insight"),
+    ("bench", "parity", "insight", "lab"),
     ("configs",),
     ("commands",),
     ("scripts", "main", "tests"),
