@@ -17,6 +17,7 @@ from facenet_jax.options import (
     Option,
     Options,
     above,
+    absent_or,
     at_least,
     between,
     finite,
@@ -169,12 +170,23 @@ OPTIM: Options = {
     "clip": Option(0.0, "largest global norm of the gradient; 0: no limit", at_least(0)),
 }
 
+MEANS = absent_or(numbers(2, at_least(0)))
+
 EVALUATE: Options = {
     "batch": Option(64, "samples in a call of the device", whole(1)),
     "export": Option(
         "last", "the checkpoint whose embeddings are exported", one_of("last", "best")
     ),
     "centre": Option(False, "match embeddings less the mean of the gallery", switch()),
+    "expand": Option(
+        (), "neighbours, alpha of query expansion (alpha 0: AQE), scored as refined", MEANS
+    ),
+    "augment_gallery": Option((), "neighbours, alpha of database augmentation, likewise", MEANS),
+    "rerank": Option(
+        (),
+        "k1, k2, lambda of re-ranking, likewise, as (20, 6, 0.3)",
+        absent_or(numbers(3, at_least(0))),
+    ),
     "sanity_baselines": Option(
         False, "also score the untrained network, raw pixels and colours", switch()
     ),

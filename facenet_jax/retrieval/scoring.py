@@ -6,7 +6,7 @@ import numpy as np
 
 from data_tfds.errors import UserError
 from data_tfds.samples import Protocol
-from facenet_jax.retrieval import protocols
+from facenet_jax.retrieval import expansion, protocols
 from facenet_jax.retrieval.distances import Euclidean, given_rows
 from facenet_jax.retrieval.embeddings import Embeddings
 from facenet_jax.retrieval.metrics import PerQuery, rank
@@ -56,13 +56,16 @@ def evaluate(
     *,
     rerank: tuple[int, int, float] | None = None,
     centre: bool = False,
+    expand: tuple[int, float] | None = None,
+    augment_gallery: tuple[int, float] | None = None,
 ) -> Result:
     """The ranking of every query in every trial of the protocol.
 
     Distances are Euclidean between L2-normalised embeddings; with `rerank` (k1, k2, lambda) they
     are re-ranked within each trial; with `centre`, of embeddings less the mean of the gallery, see
-    `centred`. The sides are taken as they are: which split and modalities
-    they come from is the caller's part of the protocol.
+    `centred`; with `augment_gallery` and `expand` (neighbours, alpha), of first the gallery's and
+    then the queries' means with their neighbours, see `expansion`. The sides are taken as they are:
+    which split and modalities they come from is the caller's part of the protocol.
     UserError for labels that the protocol needs and a side lacks or does not know, for trials that
     are no gallery rows, and for embeddings of different widths or with values that are not finite.
     """
@@ -79,10 +82,16 @@ def evaluate(
         if rows is not None:
             embedding = embedding[rows]
             chosen = {name: values[rows] for name, values in labels.items()}
+        side = query
+        if augment_gallery:
+            embedding = expansion.augment(embedding, *augment_gallery)
+        if expand:
+            expanded = expansion.expand(query.embedding, embedding, *expand)
+            side = dataclasses.replace(query, embedding=expanded)
         if rerank is not None:
-            rankings.append(_reranked(query, embedding, chosen, protocol, rerank))
+            rankings.append(_reranked(side, embedding, chosen, protocol, rerank))
             continue
-        distances = Euclidean(query.embedding, embedding)
+        distances = Euclidean(side.embedding, embedding)
         relevance = protocols.relevance(
             protocol, query.by_name, chosen, len(query), distances.order
         )

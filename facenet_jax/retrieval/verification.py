@@ -99,10 +99,17 @@ class Curve:
         return float(rate[0]), place - int(place > 1 and gap[place - 1] < gap[place])
 
     def cosine(self, place: int) -> float:
-        """The smallest cosine that the threshold at this place accepts; above 1: none."""
+        """The least cosine to accept at this place; above 1: accept none.
+
+        Midway between the last pair that is accepted and the first that is not, so that rounding
+        elsewhere does not turn a pair over.
+        """
         if self.bin[place] < 0:
             return float(np.nextafter(np.float32(1), np.float32(2)))
-        return float(1 - np.float64(largest_angle(self.bin[place])))
+        after = self.bin[min(place + 1, len(self.bin) - 1)]
+        last = np.float64(largest_angle(self.bin[place]))
+        first = np.float64(largest_angle(max(after - 1, 0)))
+        return float(1 - (last + max(first, last)) / 2)
 
     def thresholds(self) -> dict[str, dict[str, float] | None]:
         """{"eer", "0.001", "0.0001": {cosine, tpr, fpr}} of the operating points."""
