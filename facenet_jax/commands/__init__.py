@@ -31,6 +31,10 @@ COMMANDS = {
     "evaluate": Command("facenet_jax.commands.run:evaluate", "score a trained network"),
     "embed": Command("facenet_jax.commands.embed:main", "embed images, or a data set"),
     "score": Command("facenet_jax.commands.score:main", "score files of embeddings, also foreign"),
+    "compare": Command(
+        "facenet_jax.commands.compare:main", "say how sure one run is better than another"
+    ),
+    "report": Command("facenet_jax.commands.report:main", "write a page about one run or two"),
     "doctor": Command("facenet_jax.commands.doctor:main", "find what is wrong with a data set"),
     "prepare": Command("facenet_jax.commands.prepare:main", "prepare a data set for training"),
     "render": Command("facenet_jax.commands.render:main", "render a data set, to try things with"),
