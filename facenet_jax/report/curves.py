@@ -186,7 +186,7 @@ def modality_table(run: Finished) -> list[Block]:
     if query.mixed:
         words += (
             f" The network saw all modalities, and of flared samples the part of "
-            f"{' and '.join(query.mixed)} holds something of the others: the scores of the "
+            f"{' and '.join(query.mixed).replace('_', '-')} holds something of the others: the scores of the "
             "modalities with no image of the others are in the table below, if it is there."
         )
     if step > 1:

@@ -87,7 +87,6 @@ def masks(run: Finished) -> list[Block]:
         name: np.asarray(jax.nn.sigmoid(x + bias).mean(axis=-1)).reshape(*x.shape[:2], *shape)
         for name, x in stages.items()
     }
-    ends = min(x.min() for x in values.values()), max(x.max() for x in values.values())
     blocks: list[Block] = []
     for i, row in enumerate(rows):
         tiles = []
@@ -96,10 +95,14 @@ def masks(run: Finished) -> list[Block]:
             word = modality.replace("_", "-")
             tiles.append(Tile(picture([images[m, i]]), f"{word}, {flared}"))
             for name, of in values.items():
-                shown = picture([overlay(images[m, i], of[m, i], *ends)])
-                tiles.append(Tile(shown, f"{name}, mean {of[m, i].mean():.3f}"))
+                low, high = of[m, i].min(), of[m, i].max()
+                shown = picture([overlay(images[m, i], of[m, i], low, high)])
+                tiles.append(Tile(shown, f"{name}: {low:.2f} to {high:.2f}"))
         blocks.append(Tiles(f"Query {run.query.name[row]}", tiles))
-    words = f"Bright is a mask near {ends[1]:.3f}, dark near {ends[0]:.3f}, one scale for all."
+    words = (
+        "The mean over the channels of a mask, 0: own tokens, 1: thermal ones. Each map on its own "
+        "scale, dark the smaller number below it, bright the larger."
+    )
     return [Text(words), *blocks]
 
 
