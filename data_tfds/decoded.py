@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from PIL import Image
 
+from data_tfds import flare
 from data_tfds import prepare as preparing
 from data_tfds.builder import LABELS, STATISTICS, SampleBuilder, cores
 from data_tfds.images import open_image
@@ -29,16 +30,25 @@ RESIZE = {
 """Filters of `data.train_resize` and `data.test_resize`; Pillow's, which antialias."""
 
 
-def split(prepared: preparing.Prepared, name: str, size: tuple[int, int], resize: str) -> Split:
+def split(
+    prepared: preparing.Prepared,
+    name: str,
+    size: tuple[int, int],
+    resize: str,
+    removal: str = "none",
+) -> Split:
     """One split at one size (height, width), from its files or decoded into them.
 
     `resize` is the filter, a key of `RESIZE`. Images of any size are resized to `size`, each by
-    itself. Raises UserError for damaged files and a full disk.
+    itself. With a `removal` other than "none" the saturated pixels of visible and near-infrared
+    images are made black before, see `flare.removed`; these are files of their own, whose labels
+    are those of the images as they are. Raises UserError for damaged files and a full disk.
     """
     height, width = size
     folder, modalities = prepared.folder / "decoded", prepared.builder.modalities
     images = {
-        modality: folder / f"{name}-{modality}-{height}x{width}-{resize}.npy"
+        modality: folder
+        / f"{name}-{modality}-{height}x{width}-{resize}{_suffix(modality, removal)}.npy"
         for modality in modalities
     }
     labels = folder / f"{name}.npz"
@@ -50,7 +60,7 @@ def split(prepared: preparing.Prepared, name: str, size: tuple[int, int], resize
         with preparing.writing(prepared.folder.parent):
             folder.mkdir(exist_ok=True)
             if not there():
-                _decode(prepared, name, size, resize, images, labels)
+                _decode(prepared, name, size, resize, removal, images, labels)
     with preparing.reading(prepared.folder), np.load(labels) as columns:
         columns = dict(columns)
         arrays = {modality: np.load(path, mmap_mode="r") for modality, path in images.items()}
@@ -62,11 +72,18 @@ def split(prepared: preparing.Prepared, name: str, size: tuple[int, int], resize
         return Split(images=arrays, labels=columns, **own)
 
 
+def _suffix(modality: str, removal: str) -> str:
+    """What the name of a file of images adds for a flare removal that changes the modality."""
+    changes = removal != "none" and modality in flare.MODALITIES
+    return f"-removed-{removal}" if changes else ""
+
+
 def _decode(
     prepared: preparing.Prepared,
     name: str,
     size: tuple[int, int],
     resize: str,
+    removal: str,
     images: Mapping[str, pathlib.Path],
     labels: pathlib.Path,
 ) -> None:
@@ -90,6 +107,8 @@ def _decode(
         encoded = [example.pop(feature) for feature in builder.images]
         for number, image in enumerate(_open(builder, encoded, rows[:, index] >= 0)):
             if image is not None:
+                if _suffix(builder.modalities[number], removal):
+                    image = flare.removed(image, removal)
                 resized = image.resize(size[::-1], RESIZE[resize])
                 arrays[number][rows[number, index]] = resized
         return example

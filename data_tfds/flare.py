@@ -81,5 +81,22 @@ def labels(
     return flared & there
 
 
+def removed(image: Image.Image, rule: str) -> Image.Image:
+    """`image` (mode RGB) with its saturated pixels black: flare source removal.
+
+    A pixel is saturated where its grey value is 251..255 (`rule` "luma", Eq. 3 applied to a pixel),
+    or where "any" or "all" of its three channels are. Meant for the stored image, before any
+    resize. Raises ValueError for another rule.
+    """
+    if rule == "luma":
+        saturated = np.asarray(image.convert("L")) >= BRIGHT
+    elif rule in ("any", "all"):
+        channels = np.asarray(image) >= BRIGHT
+        saturated = channels.any(axis=2) if rule == "any" else channels.all(axis=2)
+    else:
+        raise ValueError(f"unknown rule of flare removal {rule!r}")
+    return Image.fromarray(np.where(saturated[:, :, None], np.uint8(0), np.asarray(image)))
+
+
 def _pillow(image: np.ndarray | Image.Image) -> Image.Image:
     return image if isinstance(image, Image.Image) else Image.fromarray(image)

@@ -101,7 +101,9 @@ class Network:
             modality: [picture(each, f"{modality}[{i}]") for i, each in enumerate(row, first)]
             for modality, row in images.items()
         }
-        pixels = np.stack([[self.prepare(each) for each in row] for row in opened.values()])
+        pixels = np.stack(
+            [[self.prepare(each, modality) for each in row] for modality, row in opened.items()]
+        )
         columns = self.labels(opened) | {name: column[:, some] for name, column in given.items()}
         # A power of two of samples, so that few programs serve all numbers. The last sample fills
         # up, without its flare: a gate may depend on all samples of the batch.
@@ -223,11 +225,13 @@ class Network:
         measured = tuple(self.thresholds["modalities"])
         return self.similarity(first, second, measured) >= known[at]["cosine"]
 
-    def prepare(self, image: Any) -> np.ndarray:
+    def prepare(self, image: Any, modality: str) -> np.ndarray:
         """One image, as `embed` takes them, as the network takes it: uint8 [H, W, 3]."""
         height, width = self.model.spec.image_size
-        resize = RESIZE[self.config.data.test_resize]
-        return np.asarray(picture(image, "The image").resize((width, height), resize))
+        opened = picture(image, "The image")
+        if self.config.data.flare_removal != "none" and modality in flare.MODALITIES:
+            opened = flare.removed(opened, self.config.data.flare_removal)
+        return np.asarray(opened.resize((width, height), RESIZE[self.config.data.test_resize]))
 
     def labels(self, images: Mapping[str, Sequence[Image.Image]]) -> dict[str, np.ndarray]:
         """The labels [M, B] of images as they came: flare from their pixels, others unknown (-1).

@@ -12,6 +12,7 @@ import ml_collections
 from data_tfds.errors import UserError
 from data_tfds.limits import PILLOW_MOST_PIXELS, Limits
 from facenet_jax import losses, models
+from facenet_jax.inputs import augment
 from facenet_jax.inputs import sampler as samplers
 from facenet_jax.options import (
     Option,
@@ -20,7 +21,6 @@ from facenet_jax.options import (
     absent_or,
     at_least,
     between,
-    finite,
     flat,
     numbers,
     one_of,
@@ -93,34 +93,12 @@ DATA: Options = {
         "a label for each modality, or one for both where either or both are flared",
         one_of("per_modality", "either", "both"),
     ),
-}
-
-AUGMENT: Options = {
-    "flip": Option(0.5, "probability of a flip from left to right", between(0, 1)),
-    "pad": Option(10, "pixels of black border before the random crop", whole(0, 4096)),
-    "erase": Option(0.0, "probability of random erasing", between(0, 1)),
-    "erase_fill": Option(
-        (0.0, 0.0, 0.0),
-        "the value of erased pixels, after normalisation, R G B",
-        numbers(3, finite()),
-    ),
-    "erase_with": Option(
-        "fill",
-        "what is put there: erase_fill | random_channel: one random value of each channel | "
-        "random_pixel: random values of each pixel",
-        one_of("fill", "random_channel", "random_pixel"),
-    ),
-    "channels": Option(
+    "flare_removal": Option(
         "none",
-        "of the visible images, drawn for each: rcc: one of the 6 orders of the channels or grey "
-        "(FFDML) | exchange, exchange_grey: one channel, or grey too, for all three | adapt, "
-        "adapt_grey: the same, or unchanged, or half of those grey (CAJ)",
-        one_of("none", "rcc", "exchange", "exchange_grey", "adapt", "adapt_grey"),
-    ),
-    "per_modality": Option(
-        False,
-        "draw for each image apart (release), not once for the images of a sample",
-        switch(),
+        "set saturated pixels (251..255) of visible and near-infrared images to 0 before the "
+        "resize, in training and test: where their luma, any channel or all channels are "
+        "(FACENet's Table 4)",
+        one_of("none", "luma", "any", "all"),
     ),
 }
 
@@ -198,7 +176,7 @@ EVALUATE: Options = {
 SECTIONS: Mapping[str, Option | Options] = {
     "seed": Option(0, "of the parameters, the order and the augmentation", whole(0, 2**32 - 1)),
     "data": DATA,
-    "augment": AUGMENT,
+    "augment": augment.OPTIONS,
     "sampler": SAMPLER,
     "train": TRAIN,
     "optim": OPTIM,

@@ -20,6 +20,7 @@ from facenet_jax.embed import (
     test_set,
 )
 from facenet_jax.retrieval import breakdown, calibration, sanity_baselines
+from facenet_jax.retrieval.missing import subsets
 from facenet_jax.retrieval.report import report
 from facenet_jax.run import (
     Run,
@@ -98,8 +99,8 @@ def pixels(split: Split, *modalities: str) -> list[np.ndarray]:
 def per_modality(run: Run, state: State, of: EvalSet) -> dict[str, dict[str, float | None]] | None:
     """mAP of {modalities: {"all", "clean", "flared" queries}}; clean = no image is flared.
 
-    Each modality alone, each of the first two together, and all. None as a value where the data
-    set has no such query that is valid; the network gets no image of the modalities left out.
+    Every subset of the modalities. None as a value where the data set has no such query that is
+    valid; the network gets no image of the modalities left out.
     None where query and gallery differ in modalities, or have only one.
     """
     names = of.query.split.modalities
@@ -107,9 +108,8 @@ def per_modality(run: Run, state: State, of: EvalSet) -> dict[str, dict[str, flo
         return None
     flare = of.query.split.labels.get("flare", np.zeros((len(of.query.split), 1), bool))
     flared = flare.any(axis=1)
-    subsets = [*((name,) for name in names), *([names[:2]] if len(names) > 2 else []), names]
     table = {}
-    for subset in subsets:
+    for subset in subsets(names):
         result = ranked(run, embed(run, state, of, subset), of)
         found = {
             name: result.subset(keep)

@@ -112,6 +112,16 @@ def names() -> Legal:
     return Legal("names such as ('visible', 'thermal'), or () for all", accepts)
 
 
+def probabilities() -> Legal:
+    """A probability for each of some things, or none at all."""
+    each = between(0, 1)
+
+    def accepts(x: Any) -> bool:
+        return isinstance(x, list | tuple) and all(map(each.accepts, x))
+
+    return Legal(f"(), or for each modality {each.words}", accepts)
+
+
 def schedule() -> Legal:
     """A number, or ((progress, value), ...) with rising progress in 0..1 of the run."""
 

@@ -30,6 +30,9 @@ COMMANDS = {
     "train": Command("facenet_jax.commands.run:train", "train a recipe, or go on where it stopped"),
     "evaluate": Command("facenet_jax.commands.run:evaluate", "score a trained network"),
     "embed": Command("facenet_jax.commands.embed:main", "embed images, or a data set"),
+    "modalities": Command(
+        "facenet_jax.commands.run:missing", "score a network where modalities are missing"
+    ),
     "score": Command("facenet_jax.commands.score:main", "score files of embeddings, also foreign"),
     "compare": Command(
         "facenet_jax.commands.compare:main", "say how sure one run is better than another"
@@ -88,6 +91,6 @@ def help_text() -> str:
         "",
         f"{program()} COMMAND --help says what a command takes, with its defaults.",
         f"{program()} --version prints the version.",
-        f"Without a command: {program()} --config FILE [--mode train|evaluate|embed] ...",
+        f"Without a command: {program()} --config FILE [--mode MODE] ...",
     ]
     return "\n".join(lines)

@@ -1,7 +1,8 @@
-"""The commands train, evaluate and embed: flags, processes and the compile cache are set up here.
+"""The commands train, evaluate, embed, modalities: flags, processes, compile cache are set up here.
 
 facenet train --config configs/wmveid863.py --workdir DIR [--config.section.option=value ...]
 facenet evaluate --workdir DIR        facenet embed --workdir DIR (in commands/embed.py)
+facenet modalities --workdir DIR
 """
 
 import functools
@@ -15,25 +16,28 @@ from ml_collections import config_flags
 from data_tfds.paths import open_path
 from facenet_jax import config as configs
 from facenet_jax import evaluate as evaluation
-from facenet_jax import stored
+from facenet_jax import report, stored
+from facenet_jax.commands import modalities
 from facenet_jax.runtime import cli, compile_cache, memory, script, workdir
 from facenet_jax.runtime.arguments import program
 from facenet_jax.train import train as training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "folder of the run; by default runs/demo for configs/demo.py")
-flags.DEFINE_enum("mode", "train", ["train", "evaluate", "embed"], "what to do")
+MODES = ("train", "evaluate", "embed", "modalities")
+flags.DEFINE_enum("mode", "train", MODES, "what to do")
 flags.DEFINE_string(
     "compile_cache", str(compile_cache.default()), "folder of compiled programs, empty for none"
 )
 flags.DEFINE_string("profile", "", "FIRST:LAST: trace these training steps into WORKDIR/profile")
+flags.DEFINE_bool("report", False, "write WORKDIR/report.html at the end of a training")
 flags.DEFINE_bool("distributed", False, "find the other hosts by the cluster's own means")
 flags.DEFINE_string("coordinator", None, "address:port of process 0")
 flags.DEFINE_integer("processes", 1, "their number", lower_bound=1)
 flags.DEFINE_integer("process_id", 0, "which one this is", lower_bound=0)
 
 GROUPS = {
-    "the run": ("config", "workdir", "compile_cache", "profile"),
+    "the run": ("config", "workdir", "compile_cache", "profile", "report"),
     "several hosts": ("distributed", "coordinator", "processes", "process_id"),
 }
 """The headings of --help."""
@@ -42,13 +46,14 @@ ABOUT = {
     "train": "Trains the experiment of a config; the same command goes on where it stopped.",
     "evaluate": "Scores the checkpoints of a workdir, on its data set or on another one.",
     "embed": "Writes the embeddings of query and gallery, of the workdir's data set or another.",
+    "modalities": "Scores a trained network where modalities are missing.",
 }
 
 
 def main(arguments: list[str]) -> None:
     """Do what --mode says."""
     if cli.wants_help(arguments):
-        print(help_text(f"{program()} [--mode train|evaluate|embed]", "", arguments))
+        print(help_text(f"{program()} [--mode {'|'.join(MODES)}]", "", arguments))
         return
     file, arguments = define_config(arguments)
     cli.parse(FLAGS, [sys.argv[0], *arguments])
@@ -59,6 +64,8 @@ def main(arguments: list[str]) -> None:
         jax.distributed.initialize()
     cli.set_up_log(quiet=jax.process_index() > 0)
 
+    if FLAGS.report:
+        report.refuse_missing()
     config, folder = cli.config_and_workdir(lambda: FLAGS.config, file, FLAGS.workdir)
     if file is None:
         stored.log_added(folder)
@@ -68,9 +75,12 @@ def main(arguments: list[str]) -> None:
         "train": functools.partial(training, profile=FLAGS.profile),
         "evaluate": evaluation.evaluate,
         "embed": evaluation.export_only,
+        "modalities": modalities.of_workdir,
     }
     with workdir.locked(folder), memory.explained(config, jax.device_count()):
-        modes[FLAGS.mode](config, folder)
+        found = modes[FLAGS.mode](config, folder)
+    if FLAGS.report and FLAGS.mode == "train" and found and jax.process_index() == 0:
+        report.write([folder], folder / "report.html")
     logging.info("The files are in %s", folder)
 
 
@@ -82,6 +92,11 @@ def train(arguments: list[str]) -> None:
 def evaluate(arguments: list[str]) -> None:
     """The command `evaluate`."""
     command("evaluate", arguments)
+
+
+def missing(arguments: list[str]) -> None:
+    """The command `modalities`."""
+    command("modalities", arguments)
 
 
 def command(mode: str, arguments: list[str]) -> None:
@@ -127,6 +142,6 @@ def help_text(usage: str, mode: str, arguments: list[str]) -> str:
         for name, value, option in configs.describe(config)
     ]
     usage = f"{usage} --config FILE [--workdir DIR] [--config.section.option=value ...]"
-    about = ABOUT.get(mode, "Trains, evaluates or embeds, as --mode says.")
+    about = ABOUT.get(mode, "Does what --mode says.")
     text = f"{about} Below, the options of the config are shown with their values in {values}."
     return cli.help_text(usage, text, groups, options)

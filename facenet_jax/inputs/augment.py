@@ -7,7 +7,55 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from data_tfds.errors import UserError
 from facenet_jax.inputs.channels import of_visible
+from facenet_jax.options import (
+    Option,
+    Options,
+    between,
+    finite,
+    numbers,
+    one_of,
+    probabilities,
+    switch,
+    whole,
+)
+
+OPTIONS: Options = {
+    "flip": Option(0.5, "probability of a flip from left to right", between(0, 1)),
+    "pad": Option(10, "pixels of black border before the random crop", whole(0, 4096)),
+    "erase": Option(0.0, "probability of random erasing", between(0, 1)),
+    "erase_fill": Option(
+        (0.0, 0.0, 0.0),
+        "the value of erased pixels, after normalisation, R G B",
+        numbers(3, finite()),
+    ),
+    "erase_with": Option(
+        "fill",
+        "what is put there: erase_fill | random_channel: one random value of each channel | "
+        "random_pixel: random values of each pixel",
+        one_of("fill", "random_channel", "random_pixel"),
+    ),
+    "channels": Option(
+        "none",
+        "of the visible images, drawn for each: rcc: one of the 6 orders of the channels or grey "
+        "(FFDML) | exchange, exchange_grey: one channel, or grey too, for all three | adapt, "
+        "adapt_grey: the same, or unchanged, or half of those grey (CAJ)",
+        one_of("none", "rcc", "exchange", "exchange_grey", "adapt", "adapt_grey"),
+    ),
+    "modality_dropout": Option(
+        (),
+        "probability, for each modality, that a sample of a batch lacks it in training; () for "
+        "none. A sample that would lose all keeps all",
+        probabilities(),
+    ),
+    "per_modality": Option(
+        False,
+        "draw for each image apart (release), not once for the images of a sample",
+        switch(),
+    ),
+}
+"""Of the section `augment` of a config."""
 
 Colour = Sequence[float]
 """R, G, B."""
@@ -28,6 +76,34 @@ def normalise(
 def draws(key: jax.Array, shape: tuple[int, int], shared: bool) -> tuple[jax.Array, ...]:
     """Keys of flip, top, left, erase and the shape they draw; one row for all if shared."""
     return *jax.random.split(key, 4), ((1, shape[1]) if shared else shape)
+
+
+def drop_modalities(
+    images: jax.Array,
+    present: jax.Array | None,
+    key: jax.Array,
+    probabilities: Sequence[float],
+    modalities: Sequence[str],
+) -> tuple[jax.Array, jax.Array | None]:
+    """(images uint8 [M, B, H, W, 3], present bool [M, B]) with some images taken away at random.
+
+    Image m of a sample is dropped with `probabilities[m]`, each by itself: black and not present,
+    as if the data set lacked it. A sample that would have no image left keeps all it has. `present`
+    None: all are there. () drops nothing. Raises UserError for another number of probabilities than
+    of modalities.
+    """
+    if not probabilities:
+        return images, present
+    if len(probabilities) != len(images):
+        raise UserError(
+            f"config.augment.modality_dropout is {tuple(probabilities)}, but the data set has "
+            f"{len(images)} modalities ({', '.join(modalities)}): give a probability for each."
+        )
+    rate = jnp.float32(probabilities)[:, None]
+    had = jnp.ones(images.shape[:2], bool) if present is None else present
+    kept = had & ~jax.random.bernoulli(key, rate, images.shape[:2])
+    kept = jnp.where(kept.any(axis=0), kept, had)
+    return jnp.where(kept[:, :, None, None, None], images, jnp.zeros_like(images)), kept
 
 
 def augment(

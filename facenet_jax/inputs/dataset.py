@@ -117,9 +117,10 @@ def _from_files(data: ConfigDict, training: bool) -> Dataset:
     limits = Limits(**{name: data[f"max_{name}"] for name in names})
     prepared = preparing.prepare(data.name, data.root, data.prepared, data.incomplete, limits)
     stored = prepared.builder.info.splits
+    removal = data.get("flare_removal", "none")
 
     def split(name: str, resize: str) -> Split:
-        return decoded.split(prepared, name, tuple(data.image_size), resize)
+        return decoded.split(prepared, name, tuple(data.image_size), resize, removal)
 
     splits = {}
     if "train" in stored and training:
@@ -147,6 +148,12 @@ def _from_files(data: ConfigDict, training: bool) -> Dataset:
 
 def _from_function(found, data: ConfigDict, training: bool) -> Dataset:
     """The data set that the user's function returned, checked."""
+    if data.get("flare_removal", "none") != "none":
+        raise UserError(
+            f"config.data.flare_removal is {data.flare_removal!r}, which changes images that are "
+            f"decoded from files, but {data.name} gives arrays; change them in that function, with "
+            "data_tfds.flare.removed, and set the option to 'none'."
+        )
     door.check_call(found, f"The function {data.name} (data.name)", "load(config.data)", data)
     made = found(data)
     for field in ("modalities", "splits", "protocol"):

@@ -282,6 +282,7 @@ def present_everywhere(outputs: Outputs, on: Names, term: str) -> dict[str, jax.
     if any(name in outputs.present for name in named):
         raise UserError(
             f"The loss {term} works with centres of features, which is not defined where images "
-            "are missing; set its weight to 0, or config.data.incomplete to 'skip'."
+            "are missing; set its weight to 0, or leave no image out (config.data.incomplete = "
+            "'skip', config.augment.modality_dropout = ())."
         )
     return named

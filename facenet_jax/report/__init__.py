@@ -17,18 +17,23 @@ def missing() -> list[str]:
     return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
-def write(folders: Sequence[Place], out: Place, doctor: bool | None = None) -> int:
-    """Write the page of one workdir or two; its size in bytes.
-
-    `doctor` says whether the data set's files are examined; None: where they are few.
-    UserError where a package is missing, or a folder is no workdir with embeddings.
-    """
+def refuse_missing() -> None:
+    """Raises UserError where a package is missing, with how to install it."""
     lacks = missing()
     if lacks:
         raise UserError(
             f"A report needs {', '.join(lacks)}, which is not installed; install them with "
             "pip install 'facenet_jax[report]' (in a checkout: pip install -e '.[report]')."
         )
+
+
+def write(folders: Sequence[Place], out: Place, doctor: bool | None = None) -> int:
+    """Write the page of one workdir or two; its size in bytes.
+
+    `doctor` says whether the data set's files are examined; None: where they are few.
+    UserError where a package is missing, or a folder is no workdir with embeddings.
+    """
+    refuse_missing()
     from facenet_jax.report import finished, page, sections  # they load the packages
 
     runs = [finished.open_finished(folder) for folder in folders]

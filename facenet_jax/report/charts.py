@@ -45,6 +45,9 @@ def svg(draw: Callable[[Axes], None], key: str, size: tuple[float, float] = (4.6
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
+    # Names that nothing refers to are the same in every chart.
+    text = re.sub(r' id="([^"]*)"', lambda found: found[0] * (found[1] in used), text)
     # It fills the width that the page gives it.
     text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
     return re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)

@@ -1,6 +1,7 @@
 """The charts of a run: training, retrieval, pairs, the gallery as a map."""
 
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -10,7 +11,7 @@ from facenet_jax import retrieval
 from facenet_jax.report import charts
 from facenet_jax.report.blocks import Block, Chart, Table, Text, percent
 from facenet_jax.report.finished import Finished
-from facenet_jax.retrieval import Embeddings, compare, verification
+from facenet_jax.retrieval import Embeddings, compare, missing, verification
 
 POINTS = 300
 """Of a line of training."""
@@ -122,6 +123,7 @@ def histogram(run: Finished, threshold: float) -> Chart:
 def gallery_map(run: Finished) -> list[Block]:
     """The gallery in two dimensions by t-SNE on cosines, in colours of identities."""
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     gallery = run.sides[1]
     some = np.unique(np.linspace(0, len(gallery) - 1, min(len(gallery), MOST_MAPPED)).astype(int))
@@ -130,7 +132,8 @@ def gallery_map(run: Finished) -> list[Block]:
     rows = gallery.embedding[some]
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     perplexity = min(30.0, (len(some) - 1) / 4)
-    place = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(rows)
+    with threadpool_limits(1):  # threads that wait for each other are slow on a busy machine
+        place = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(rows)
     _, number = np.unique(gallery.identity[some], return_inverse=True)
     words = f"{len(some)} of {len(gallery)} gallery rows by t-SNE (perplexity {perplexity:g}); "
     words += f"colours repeat over {number.max() + 1} identities"
@@ -148,50 +151,18 @@ def identities(run: Finished) -> list[Block]:
     return [Chart(chart, f"mAP of each of {len(ordered)} identities; the worst: {worst}")]
 
 
-def subsets(names: list[str]) -> list[tuple[str, ...]]:
-    """Every combination of the names, those of one first."""
-    sizes = range(1, len(names) + 1)
-    return [each for size in sizes for each in itertools.combinations(names, size)]
-
-
-def modality_table(run: Finished) -> list[Block]:
+def modality_tables(run: Finished) -> list[Block]:
     """MAP of queries that show some modalities against a gallery that shows some."""
-    query, gallery = run.sides
-    names = list(query.parts)
-    if len(names) < 2 or names != list(gallery.parts) or len(names) > 3:
-        return [Text("The embedding has no parts of two or three modalities on both sides.")]
-    step = -(-len(query) * len(gallery) // MOST_CELLS)
-    query = every(query, step)
-    known: dict[tuple[str, ...], str] = {}
-
-    def cell(shared: tuple[str, ...]) -> str:
-        if not shared:
-            return "-"
-        if shared not in known:
-            known[shared] = percent(score(query, gallery, run.protocol, shared))
-        return known[shared]
-
-    initials = {each: "".join(name[0].upper() for name in each) for each in subsets(names)}
-    rows = [
-        [initials[left], *(cell(tuple(n for n in left if n in right)) for right in initials)]
-        for left in initials
-    ]
-    caption = "Query (rows) by gallery (columns); " + ", ".join(
-        f"{name[0].upper()} {name.replace('_', '-')}" for name in names
-    )
-    words = (
-        "Compared are the columns of the embedding that both show; where they share none, nothing "
-        "can be compared (-)."
-    )
-    if query.mixed:
-        words += (
-            f" The network saw all modalities, and of flared samples the part of "
-            f"{' and '.join(query.mixed).replace('_', '-')} holds something of the others: the scores of the "
-            "modalities with no image of the others are in the table below, if it is there."
-        )
-    if step > 1:
-        words += f" Of every {step}th query."
-    blocks: list[Block] = [Table(["mAP", *initials.values()], rows, caption), Text(words)]
+    measured = run.optional("modalities.json")
+    if measured:
+        table = {
+            name: {k: x and x["mAP"] for k, x in row.items()}
+            for name, row in measured["subsets"]["shared"].items()
+        }
+        words = "The network saw nothing of the modalities that a side does not have."
+        blocks: list[Block] = [square(table), Text(words)]
+    else:
+        blocks = by_columns(run)
     measured = run.optional("per_modality.json")
     if measured:
         rows = [
@@ -201,6 +172,54 @@ def modality_table(run: Finished) -> list[Block]:
         head = ["only these images", "all queries", "clean", "flared"]
         blocks.append(Table(head, rows, "mAP where query and gallery have these images alone"))
     return blocks
+
+
+def square(table: dict[str, dict[str, float | None]]) -> Table:
+    """Modalities by modalities, as letters."""
+    letters = {name: missing.short(name) for name in table}
+    rows = [
+        [letters[name], *(percent(row[other]) for other in table)] for name, row in table.items()
+    ]
+    single = [f"{x} {name.replace('_', '-')}" for name, x in letters.items() if "+" not in name]
+    caption = f"Query (rows) by gallery (columns): {', '.join(single)}"
+    return Table(["mAP", *letters.values()], rows, caption)
+
+
+def by_columns(run: Finished) -> list[Block]:
+    """The same by columns of the exported embeddings, which all modalities were seen for."""
+    query, gallery = run.sides
+    names = list(query.parts)
+    if len(names) < 2 or names != list(gallery.parts) or len(names) > 3:
+        return [Text("The embedding has no parts of two or three modalities on both sides.")]
+    step = -(-len(query) * len(gallery) // MOST_CELLS)
+    query = every(query, step)
+
+    @functools.cache
+    def cell(shared: tuple[str, ...]) -> float | None:
+        return score(query, gallery, run.protocol, shared) if shared else None
+
+    subsets = missing.subsets(names)
+    table = {
+        "+".join(left): {
+            "+".join(right): cell(tuple(name for name in left if name in right))
+            for right in subsets
+        }
+        for left in subsets
+    }
+    words = (
+        "Compared are the columns of the embedding that both show; where they share none, nothing "
+        "can be (-)."
+    )
+    if query.mixed:
+        parts = " and ".join(query.mixed).replace("_", "-")
+        words += (
+            f" The network saw all modalities, and of flared samples the part of {parts} holds "
+            f"something of the others; facenet modalities --workdir {run.folder} measures them "
+            "with no image of the others."
+        )
+    if step > 1:
+        words += f" Of every {step}th query."
+    return [square(table), Text(words)]
 
 
 def every(side: Embeddings, step: int) -> Embeddings:

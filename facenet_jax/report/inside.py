@@ -4,7 +4,8 @@ Attention rollout: Abnar and Zuidema 2020. Of each layer A = (mean over heads of
 2; the product of all layers, in its row of the class token, says how much each patch reaches it.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -39,12 +40,18 @@ def overlay(image: np.ndarray, values: np.ndarray, low: float, high: float) -> n
 def outputs(network: Network, images: np.ndarray, labels: Mapping[str, np.ndarray]) -> Outputs:
     """What the network gives for uint8 images [M, B, H, W, 3] and labels [M, B]."""
     batch = Batch(None, jnp.zeros(images.shape[1], jnp.int32), labels)
+    return program(network)(network.variables, images, batch)
 
-    def apply(variables, pixels, batch):
+
+@functools.cache
+def program(network: Network) -> Callable[..., Outputs]:
+    """The compiled network, once for both sections that look into it."""
+
+    def apply(variables: Any, pixels: jax.Array, batch: Batch) -> Outputs:
         modalities = network.model.spec.modalities
         return step.outputs(network.model, variables, pixels, batch, modalities)
 
-    return jax.jit(apply)(network.variables, images, batch)
+    return jax.jit(apply)
 
 
 def chosen(run: Finished) -> tuple[np.ndarray, dict[str, np.ndarray], list[int]] | str:
@@ -137,7 +144,7 @@ def attention(run: Finished) -> list[Block]:
         size = vit.size(run.config.model)
         maps.append(
             attention_maps(
-                trunk, last, normalised(run.network, images[m]), size["heads"], mixed=mixed
+                trunk, last, normalised(run.network, images[m]), heads=size["heads"], mixed=mixed
             )
         )
     for i, row in enumerate(rows):
@@ -145,7 +152,7 @@ def attention(run: Finished) -> list[Block]:
         for m, modality in enumerate(spec.modalities):
             tiles.append(Tile(picture([images[m, i]]), modality.replace("_", "-")))
             for name, values in zip(("rollout", "class token"), maps[m], strict=True):
-                one = values[i].reshape(shape)
+                one = np.asarray(values[i]).reshape(shape)
                 shown = overlay(images[m, i], one, one.min(), one.max())
                 tiles.append(Tile(picture([shown]), name))
         blocks.append(Tiles(f"Query {run.query.name[row]}", tiles))
@@ -162,13 +169,15 @@ def row_of(tree: Any, row: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[row], tree)
 
 
+@functools.partial(jax.jit, static_argnames="heads")
 def attention_maps(
     trunk: Mapping[str, Any],
     last: Mapping[str, Any],
     images: jax.Array,
+    *,
     heads: int,
     mixed: jax.Array | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[jax.Array, jax.Array]:
     """(rollout [B, n], the class token's attention in the last block [B, n]) of one branch.
 
     `trunk` and `last` are the parameters of the branch, `images` [B, H, W, 3] normalised, `mixed`
@@ -183,7 +192,7 @@ def attention_maps(
         x = plain_block(params, x, heads)
     weights = plain_attention(last, x if mixed is None else mixed, heads)
     rollout = reached(weights) @ rollout
-    return np.asarray(rollout[:, 0, 1:]), np.asarray(weights.mean(axis=1)[:, 0, 1:])
+    return rollout[:, 0, 1:], weights.mean(axis=1)[:, 0, 1:]
 
 
 def reached(weights: jax.Array) -> jax.Array:

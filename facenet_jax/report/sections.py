@@ -22,7 +22,7 @@ PARTS: Sequence[tuple[str, str, Callable[[Finished], list[Block]]]] = (
     ),
     ("Ranks and pairs", "How far down matches are, and how well pairs can be told.", curves.ranks),
     ("Identities", "Some are hard.", curves.identities),
-    ("Modalities", "What each modality gives.", curves.modality_table),
+    ("Modalities", "What each modality gives.", curves.modality_tables),
     ("Map of the gallery", "Near points have near embeddings.", curves.gallery_map),
     (
         "Flare masks",

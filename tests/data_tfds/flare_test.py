@@ -111,3 +111,30 @@ def test_a_missing_image_is_not_flared_and_has_no_say():
             present=present,
         )
         np.testing.assert_array_equal(found, present)
+
+
+def slow_removal(image, rule):
+    """Pixel by pixel; the luma of ITU-R 601 in Pillow's integers."""
+    out = image.copy()
+    for y, x in np.ndindex(image.shape[:2]):
+        r, g, b = (int(value) for value in image[y, x])
+        luma = (19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16
+        saturated = {
+            "luma": luma > 250,
+            "any": max(r, g, b) > 250,
+            "all": min(r, g, b) > 250,
+        }[rule]
+        if saturated:
+            out[y, x] = 0
+    return out
+
+
+@pytest.mark.parametrize("rule", ["luma", "any", "all"])
+def test_removal_blackens_just_the_saturated_pixels(rule):
+    image = np.random.default_rng(0).integers(244, 256, (16, 16, 3), dtype=np.uint8)
+    found = np.asarray(flare.removed(Image.fromarray(image), rule))
+    expected = slow_removal(image, rule)
+    np.testing.assert_array_equal(found, expected)
+    black = (expected == 0).all(axis=2)
+    assert black.any()
+    assert not black.all()

@@ -56,7 +56,6 @@ READS_ENVIRONMENT = {
 
 LARGEST_FILE, LARGEST_FUNCTION = 330, 65
 LONG = {
-    "facenet_jax/config.py": "the table of all options and its check",
     "facenet_jax/train.py:train": "the loop, to be read from top to bottom",
     "facenet_jax/models/three_stream.py:streams": "closures that are one Model",
 }

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from facenet_jax.inputs.augment import augment, draws, erase_boxes, normalise
+from data_tfds.errors import UserError
+from facenet_jax.inputs.augment import augment, draws, drop_modalities, erase_boxes, normalise
 from tests.support import tiny_run as tiny
 
 KEY = jax.random.key(7)
@@ -152,3 +153,30 @@ def test_erasing_paints_grey_and_nothing_else(apart):
     assert hole.any(axis=(2, 3)).mean() > 0.95
     np.testing.assert_array_equal(y[~hole], np.asarray(normalise(x))[~hole])
     assert np.array_equal(hole[0], hole[1]) != apart
+
+
+def test_modalities_are_dropped_as_often_as_asked_and_never_all():
+    pictures, rates = images(4000)[:, :, :2, :2], (0.5, 0.2, 0.0)
+    had = np.ones((3, 4000), bool)
+    had[2, :2000] = False  # without a thermal image both others may be drawn, and are kept
+    found, kept = drop_modalities(pictures, jnp.asarray(had), KEY, rates, tiny.MODALITIES)
+    kept = np.asarray(kept)
+    assert not (kept & ~had).any()
+    assert kept.any(axis=0).all()
+    # 0.5 x 0.2 of the first half keep both.
+    expected = [0.5 - 0.1 / 2, 0.2 - 0.1 / 2]
+    np.testing.assert_allclose(1 - kept[:2].mean(axis=1), expected, atol=0.03)
+    np.testing.assert_array_equal(kept[2], had[2])
+    np.testing.assert_array_equal(found, np.where(kept[..., None, None, None], pictures, 0))
+
+
+def test_no_dropout_leaves_the_batch_alone():
+    pictures = images(2)
+    found, present = drop_modalities(pictures, None, KEY, (), tiny.MODALITIES)
+    assert found is pictures
+    assert present is None
+
+
+def test_dropout_needs_a_probability_for_each_modality():
+    with pytest.raises(UserError, match=r"modality_dropout is \(0.5, 0.5\), .* 3 modalities"):
+        drop_modalities(images(2), None, KEY, (0.5, 0.5), tiny.MODALITIES)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from facenet_jax.config import AUGMENT
 from facenet_jax.inputs import channels
-from facenet_jax.inputs.augment import augment, normalise
+from facenet_jax.inputs.augment import OPTIONS, augment, normalise
 from facenet_jax.options import defaults
 
 KEY = jax.random.key(11)
@@ -20,7 +19,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def options(**changes):
     plain = {"flip": 0.0, "pad": 0, "erase": 0.0, "per_modality": True}
-    return ConfigDict({**defaults(AUGMENT), **plain, **changes})
+    return ConfigDict({**defaults(OPTIONS), **plain, **changes})
 
 
 def augmented(x, c, modalities=MODALITIES):

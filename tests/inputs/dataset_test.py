@@ -66,6 +66,21 @@ def test_rows_are_the_sorted_samples_decoded_and_resized(config, root, resize):
     assert not train.labels["flare_fraction"][:, 2].any()
 
 
+def test_flare_removal_changes_visible_and_near_infrared_images_before_the_resize(config, root):
+    plain = data.load(config).split("train")
+    config.flare_removal = "any"
+    train = data.load(config).split("train")
+    image = stored(root, "train", train.name[0], "vis")
+    expected = flare.removed(image, "any").resize((6, 8), decoded.RESIZE["bicubic"])
+    np.testing.assert_array_equal(train.images["visible"][0], expected)
+    assert (train.images["visible"] != plain.images["visible"]).any()
+    np.testing.assert_array_equal(train.images["thermal"], plain.images["thermal"])
+    np.testing.assert_array_equal(train.labels["flare"], plain.labels["flare"])
+    config.flare_removal = "none"
+    again = data.load(config).split("train").images["visible"]
+    np.testing.assert_array_equal(again, plain.images["visible"])
+
+
 def test_splits_and_protocol(config):
     dataset = data.load(config)
     assert (dataset.protocol.name, dataset.protocol.junk) == ("wmveid863/official", "camera")

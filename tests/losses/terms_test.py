@@ -117,7 +117,7 @@ def test_terms_leave_out_the_rows_whose_image_is_missing():
 @pytest.mark.parametrize("term", ["mmm", "hc", "cdc"])
 def test_centres_over_modalities_are_not_defined_where_images_are_missing(term):
     out = outputs(present={"fused": jnp.asarray(THERE)})
-    with pytest.raises(UserError, match=rf"loss {term} .*config\.data\.incomplete to 'skip'"):
+    with pytest.raises(UserError, match=rf"loss {term} .*\(config\.data\.incomplete = 'skip'"):
         terms.TERMS[term](out, BATCH)
     terms.TERMS[term](out, BATCH, on=("part_*",))  # of these none is
 

@@ -10,9 +10,10 @@ import pytest
 from data_tfds.errors import UserError
 from data_tfds.samples import Protocol, Side
 from facenet_jax import embed, evaluate, run
+from facenet_jax.commands import modalities
 from facenet_jax.commands import score as evaluate_embeddings
 from facenet_jax.inputs.dataset import Dataset
-from facenet_jax.retrieval import sanity_baselines
+from facenet_jax.retrieval import missing, sanity_baselines
 from facenet_jax.retrieval.report import report
 from facenet_jax.runtime.checkpoint import open_checkpoints
 from facenet_jax.runtime.mesh import replicate
@@ -141,6 +142,8 @@ def test_modalities_and_flare_are_scored_apart(opened, test_set, embedded):
         "near_infrared",
         "thermal",
         "visible+near_infrared",
+        "visible+thermal",
+        "near_infrared+thermal",
         "visible+near_infrared+thermal",
     ]
     assert {row["clean"] for row in table.values()} == {None}
@@ -157,8 +160,27 @@ def test_modalities_and_flare_are_scored_apart(opened, test_set, embedded):
     entry = evaluate.score(opened, state(opened), test_set)
     lines = report({"protocol": "p", "last": entry}, table).splitlines()
     assert lines[1].split()[:2] == ["last", f"{100 * entry['mAP']:.1f}"]
-    assert lines[-3].split()[0] == "thermal"
-    assert lines[-3].split()[2] == "-"
+    assert lines[-5].split()[0] == "thermal"
+    assert lines[-5].split()[2] == "-"
+
+
+def test_each_subset_of_modalities_is_scored_against_each(opened, test_set, embedded):
+    found = modalities.tables(opened, state(opened), test_set)
+    table = evaluate.per_modality(opened, state(opened), test_set)
+    same = {name: row[name]["mAP"] for name, row in found["subsets"]["shared"].items()}
+    assert same == pytest.approx({name: row["all"] for name, row in table.items()})
+    assert found["subsets"]["shared"]["visible"]["thermal"] is None
+    assert found["subsets"]["mean"]["visible"]["thermal"]["mAP"] > 0
+    assert [point["ratio"] for point in found["at_random"]["mean"]] == list(missing.RATIOS)
+    assert found["at_random"]["shared"][0]["mAP"] == pytest.approx(
+        evaluate.score(opened, state(opened), test_set, embedded)["mAP"]
+    )
+
+
+def test_subsets_need_both_sides_to_have_them():
+    across = cross_modal()
+    with pytest.raises(UserError, match=r"compares thermal with visible; this command needs"):
+        modalities.tables(across, state(across), embed.test_set(across))
 
 
 def finished(opened, folder, sets, last, own=True):

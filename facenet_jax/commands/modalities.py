@@ -1,0 +1,70 @@
+"""Scores a trained network where modalities are missing.
+
+facenet modalities --workdir DIR [--config.data.name=... --config.data.root=...]
+
+Every subset of the modalities against every other one, and ever more samples without some of them,
+at random (CCNet's Fig. 10), as tables and in WORKDIR/modalities.json. The network sees nothing of a
+modality that is left out. `--config.evaluate.export=best` takes the best checkpoint.
+"""
+
+from typing import Any
+
+import jax
+import ml_collections
+from absl import logging
+
+from data_tfds.errors import UserError
+from data_tfds.paths import Place
+from facenet_jax import evaluate
+from facenet_jax.embed import EvalSet, embed, test_set
+from facenet_jax.retrieval import missing
+from facenet_jax.run import Run, saved_state
+from facenet_jax.runtime.writers import write_json
+from facenet_jax.step import State
+
+
+def tables(run: Run, state: State, of: EvalSet) -> dict[str, Any]:
+    """What modalities.json holds: `protocol`, `step`, and by matching the tables and curves.
+
+    Raises UserError for a data set or a model that knows no parts by modality.
+    """
+    names, protocol = of.query.split.modalities, of.protocol
+    if of.query.data is not of.gallery.data or len(names) < 2:
+        raise UserError(
+            f"The protocol {protocol.name} compares {', '.join(of.query.split.modalities)} with "
+            f"{', '.join(of.gallery.split.modalities)}; this command needs samples of two or more "
+            "modalities on both sides."
+        )
+    query, gallery = {}, {}
+    for subset in missing.subsets(names):
+        query[subset], gallery[subset] = embed(run, state, of, subset)
+    parts = tuple(query[tuple(names)].parts)
+    if parts != tuple(names):
+        raise UserError(
+            f"The embedding of {run.config.model.name} has the parts {', '.join(parts) or 'none'}, "
+            f"not one for each of {', '.join(names)}."
+        )
+    sides = (query, gallery, protocol)
+    return {
+        "protocol": protocol.name,
+        "step": int(state.step),
+        "subsets": {m: missing.each_against_each(*sides, m) for m in missing.MATCHINGS},
+        "at_random": {m: missing.at_random(*sides, m) for m in missing.MATCHINGS},
+    }
+
+
+def of_workdir(config: ml_collections.ConfigDict, workdir: Place) -> None:
+    """`--mode modalities`: the tables of a workdir's checkpoint, printed and written."""
+    run, checkpoints, folder, _ = evaluate.open_trained(config, workdir, "modalities")
+    best = config.evaluate.export == "best"
+    step = evaluate.best_step(checkpoints) if best else checkpoints.latest()
+    found = tables(run, saved_state(run, checkpoints, step), test_set(run))
+    if jax.process_index() == 0:
+        write_json(folder / "modalities.json", found)
+    logging.info(
+        "%s, step %d\n%s",
+        found["protocol"],
+        found["step"],
+        missing.text(found["subsets"], found["at_random"]),
+    )
+    checkpoints.close()

@@ -1,0 +1,185 @@
+"""Scores where samples lack modalities: each subset against each, and ever more at random.
+
+Both start from the embeddings of every subset of the modalities, made by the network from just
+those images, so they serve every model whose embedding has a part for each modality.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_tfds.errors import UserError
+from data_tfds.samples import Protocol
+from facenet_jax.retrieval.embeddings import Embeddings
+from facenet_jax.retrieval.scoring import evaluate
+
+Subset = tuple[str, ...]
+BySubset = Mapping[Subset, Embeddings]
+"""The embeddings of one side by the modalities that the network saw."""
+
+MATCHINGS = ("shared", "mean")
+"""How samples of different modalities are compared.
+
+shared: by the modalities that both have; a part that is missing is 0.
+mean: by the mean of the parts that a sample has (CCNet Eq. 17), which needs branches with a common
+space, such as the CdC loss makes.
+"""
+
+RATIOS = tuple(tenth / 10 for tenth in range(11))
+"""Of CCNet's Fig. 10."""
+
+
+def subsets(modalities: Sequence[str]) -> list[Subset]:
+    """All subsets but the empty one, small ones first."""
+    sizes = range(1, len(modalities) + 1)
+    return [each for size in sizes for each in itertools.combinations(modalities, size)]
+
+
+def joined(by_subset: BySubset, present: np.ndarray, matching: str) -> Embeddings:
+    """The embeddings of a side whose samples have the modalities `present` bool [N, M].
+
+    M in the order of the largest subset. Row i is what the network makes of just the images that
+    sample i has, as `MATCHINGS` describes. Raises UserError for parts of different widths.
+    """
+    whole = by_subset[max(by_subset, key=len)]
+    names = list(whole.parts)
+    widths = {stop - start for start, stop in whole.parts.values()}
+    if len(widths) != 1:
+        raise UserError(f"The parts of the embedding are {sorted(widths)} columns wide, not alike.")
+    parts = np.zeros((len(whole), len(names), widths.pop()), np.float32)  # [N, M, D]
+    for subset, side in by_subset.items():
+        rows = (present == [name in subset for name in names]).all(axis=1)
+        for name, (start, stop) in side.parts.items():
+            parts[rows, names.index(name)] = side.embedding[rows, start:stop]
+    if matching == "mean":
+        count = np.maximum(present.sum(axis=1), 1)[:, None]
+        mean = parts.sum(axis=1) / count
+        spans = {"mean": (0, mean.shape[1])}
+        return Embeddings(mean, spans, whole.identity, whole.name, whole.labels)
+    flat = parts.reshape(len(whole), -1)
+    return Embeddings(flat, dict(whole.parts), whole.identity, whole.name, whole.labels)
+
+
+def each_against_each(
+    query: BySubset, gallery: BySubset, protocol: Protocol, matching: str
+) -> dict[str, dict[str, dict[str, Any] | None]]:
+    """{modalities of the queries: {those of the gallery: scores}}, joined by +.
+
+    None where nothing is shared and `matching` is "shared".
+    """
+    table: dict[str, dict[str, dict[str, Any] | None]] = {}
+    for of_query in query:
+        row = table["+".join(of_query)] = {}
+        for of_gallery in gallery:
+            scores = None
+            if matching == "mean" or set(of_query) & set(of_gallery):
+                sides = [
+                    joined(side, _all_have(side, subset), matching)
+                    for side, subset in ((query, of_query), (gallery, of_gallery))
+                ]
+                scores = evaluate(*sides, protocol).metrics()
+            row["+".join(of_gallery)] = scores
+    return table
+
+
+def at_random(
+    query: BySubset,
+    gallery: BySubset,
+    protocol: Protocol,
+    matching: str,
+    *,
+    ratios: Iterable[float] = RATIOS,
+    seeds: Sequence[int] = tuple(range(1, 11)),
+) -> list[dict[str, Any]]:
+    """Scores where a share of all samples, queries and gallery together, lacks modalities.
+
+    For each ratio {"ratio", "mAP", "R-1", "deviation": {"mAP", "R-1"}} over the seeds, as in
+    CCNet's Fig. 10; see `draw`.
+    """
+    whole = [side[max(side, key=len)] for side in (query, gallery)]
+    had = np.concatenate([_present(side) for side in whole])
+    found = []
+    for ratio in ratios:
+        scores = []
+        for seed in seeds:
+            kept = had & draw(*had.shape, ratio, np.random.default_rng(seed))
+            kept = np.where(kept.any(axis=1, keepdims=True), kept, had)
+            halves = kept[: len(whole[0])], kept[len(whole[0]) :]
+            sides = [
+                joined(side, present, matching)
+                for side, present in zip((query, gallery), halves, strict=True)
+            ]
+            metrics = evaluate(*sides, protocol).metrics()
+            scores.append((metrics["mAP"], metrics["cmc"]["1"]))
+        mean, spread = np.mean(scores, axis=0), np.std(scores, axis=0)
+        named = [dict(zip(("mAP", "R-1"), map(float, x), strict=True)) for x in (mean, spread)]
+        found.append({"ratio": ratio, **named[0], "deviation": named[1]})
+    return found
+
+
+def draw(count: int, modalities: int, ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """Which images are there: bool [count, modalities].
+
+    int(count x ratio) samples lack some: of these as many keep one modality as keep two, and so on
+    up to all but one. Which samples, and which modalities they keep, is uniform.
+    """
+    present = np.ones((count, modalities), bool)
+    if modalities < 2:
+        return present
+    chosen = rng.permutation(count)[: int(count * ratio)]
+    for keep, rows in enumerate(np.array_split(chosen, modalities - 1), start=1):
+        order = rng.random((len(rows), modalities)).argsort(axis=1)
+        present[rows] = order < keep
+    return present
+
+
+def text(
+    tables: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> str:
+    """`each_against_each` and `at_random` of each matching, as tables of mAP in per cent."""
+    lines = []
+    for matching, table in tables.items():
+        lines += [f"mAP, matched by {_MEANING[matching]}; rows: the queries have, columns: gallery"]
+        letters = {name: short(name) for name in table}
+        lines += [f"{'':8}" + "".join(f"{letters[name]:>8}" for name in table)]
+        for name, row in table.items():
+            cells = ("-" if cell is None else f"{100 * cell['mAP']:.1f}" for cell in row.values())
+            lines += [f"{letters[name]:8}" + "".join(f"{cell:>8}" for cell in cells)]
+        lines += [""]
+    for matching, curve in curves.items():
+        lines += [f"share of samples that lack modalities, matched by {_MEANING[matching]}"]
+        lines += ["  share     mAP             R-1"]
+        for point in curve:
+            cells = (
+                f"{100 * point[name]:5.1f} +- {100 * point['deviation'][name]:4.1f}"
+                for name in ("mAP", "R-1")
+            )
+            lines += [f"{point['ratio']:7.1f}   {'   '.join(cells)}"]
+        lines += [""]
+    names = sorted({name for table in tables.values() for name in table if "+" not in name})
+    lines += [", ".join(f"{short(name)}: {name}" for name in names)]
+    return "\n".join(lines)
+
+
+_MEANING = {"shared": "the modalities that both have", "mean": "the mean of the parts"}
+
+_LETTERS = {"visible": "R", "near_infrared": "N", "thermal": "T"}
+
+
+def short(names: str) -> str:
+    """R+N for visible+near_infrared; other modalities by their first three letters."""
+    return "+".join(_LETTERS.get(name, name[:3]) for name in names.split("+"))
+
+
+def _present(side: Embeddings) -> np.ndarray:
+    """Which images there are, bool [N, M]."""
+    return side.labels.get("present", np.ones((len(side), len(side.parts)), bool))
+
+
+def _all_have(by_subset: BySubset, subset: Subset) -> np.ndarray:
+    """Just the modalities of a subset, in every sample that has them: bool [N, M]."""
+    whole = by_subset[max(by_subset, key=len)]
+    return _present(whole) & [name in subset for name in whole.parts]
