@@ -25,9 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("second", metavar="B", help="workdir of another")
     parser.add_argument("--protocol", help="as of facenet score; by default the one of result.json")
     parser.add_argument("--centre", action="store_true", help="as of facenet score")
+    parser.add_argument("--draws", type=int, default=2000, help="of identities, for an interval")
     parser.add_argument("--json", help="file for the differences, and the AP of each query in both")
     options = parser.parse_args(arguments)
     try:
+        if options.draws < 1:
+            parser.error(f"--draws is {options.draws}; it must be 1 or more")
         folders = [open_path(each) for each in (options.first, options.second)]
         names = [options.protocol or protocol_of(folder) for folder in folders]
         sides = [read(folder) for folder in folders]
@@ -36,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
             for both, name in zip(sides, names, strict=True)
         ]
         both = compare.pair(*rankings, sides[0][0], sides[1][0])
-        found = compare.differences(both)
+        found = compare.differences(both, draws=options.draws)
         print(compare.table(found, options.first, options.second, len(both.name)))
         if options.json:
             queries = {

@@ -20,7 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("workdir", nargs="+", help="folder of a run, or of two")
     parser.add_argument("--out", help="file to write; by default report.html in the first workdir")
     parser.add_argument(
-        "--doctor", action="store_true", default=None, help="examine the data set, also a large one"
+        "--doctor",
+        choices=report.DOCTOR,
+        default="auto",
+        help="examine the files of the data set; auto: where it is small",
     )
     options = parser.parse_args(arguments)
     if len(options.workdir) > 2:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from data_tfds.errors import UserError
 from data_tfds.paths import Place, write_bytes
 
+DOCTOR = ("auto", "always", "never")
+
 PACKAGES = ("jinja2", "matplotlib", "sklearn")
 
 
@@ -27,10 +29,10 @@ def refuse_missing() -> None:
         )
 
 
-def write(folders: Sequence[Place], out: Place, doctor: bool | None = None) -> int:
+def write(folders: Sequence[Place], out: Place, doctor: str = "auto") -> int:
     """Write the page of one workdir or two; its size in bytes.
 
-    `doctor` says whether the data set's files are examined; None: where they are few.
+    `doctor`, one of DOCTOR, says whether the data set is examined; auto: where it is small.
     UserError where a package is missing, or a folder is no workdir with embeddings.
     """
     refuse_missing()

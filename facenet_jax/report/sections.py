@@ -11,7 +11,7 @@ from facenet_jax.report.blocks import Block, Section, Table, Text, percent, span
 from facenet_jax.report.finished import Finished
 
 FEW_SAMPLES = 3000
-"""Of query and gallery: up to these the doctor is asked without being told to."""
+"""Of query and gallery: up to these "auto" asks the doctor."""
 
 PARTS: Sequence[tuple[str, str, Callable[[Finished], list[Block]]]] = (
     (
@@ -38,7 +38,7 @@ PARTS: Sequence[tuple[str, str, Callable[[Finished], list[Block]]]] = (
 )
 
 
-def of_all(runs: Sequence[Finished], doctor: bool | None) -> list[Section]:
+def of_all(runs: Sequence[Finished], doctor: str) -> list[Section]:
     """All sections, those of two runs side by side."""
     found = [
         Section(
@@ -126,7 +126,7 @@ def by_label(run: Finished) -> Table:
     return Table(head, rows, "Scores by label", folded=len(rows) > 30)
 
 
-def data(run: Finished, doctor: bool | None) -> list[Block]:
+def data(run: Finished, doctor: str) -> list[Block]:
     """The numbers of each side, and what the doctor found."""
     rows = []
     for name, side in (("query", run.query), ("gallery", run.gallery)):
@@ -141,10 +141,9 @@ def data(run: Finished, doctor: bool | None) -> list[Block]:
     blocks: list[Block] = [Table(head, rows, f"{run.config.data.name} at {run.config.data.root}")]
     if isinstance(run.dataset, str):
         return [*blocks, Text(run.dataset)]
-    if doctor is None:
-        doctor = len(run.query) + len(run.gallery) <= FEW_SAMPLES
-    if not doctor:
-        words = "The doctor was not asked, for the set is large: facenet report --doctor asks it."
+    few = len(run.query) + len(run.gallery) <= FEW_SAMPLES
+    if doctor == "never" or (doctor == "auto" and not few):
+        words = "The doctor was not asked; facenet report --doctor always asks it."
         return [*blocks, Text(words)]
     return [*blocks, *findings(run)]
 
