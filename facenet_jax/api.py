@@ -187,6 +187,44 @@ class Network:
         )
         return first @ second.T
 
+    @functools.cached_property
+    def thresholds(self) -> dict[str, Any]:
+        """What embeddings/threshold.json says, see `retrieval.calibration.calibrate`.
+
+        Raises UserError where the workdir has none of this checkpoint.
+        """
+        path = self.folder / "embeddings" / "threshold.json"
+        found = read_json(path, self.folder) if path.exists() else {"step": None}
+        if found["step"] != self.step:
+            has = "none" if found["step"] is None else f"those of step {found['step']}"
+            raise UserError(
+                f"same() needs the thresholds of step {self.step} in {path}, which has {has}; "
+                f"write them with facenet evaluate --workdir {self.folder} "
+                "--config.evaluate.export=last (or best)."
+            )
+        return found
+
+    def same(self, first: np.ndarray, second: np.ndarray, at: str = "eer") -> np.ndarray:
+        """Whether embeddings [N, E] and [K, E] are of the same vehicle, bool [N, K].
+
+        Where `similarity` is at least the threshold `at`: "eer", at which errors of both kinds are
+        as many, or "0.001", "0.0001": so few of the pairs of different vehicles are accepted. It
+        was found on pairs of the data that the run was scored on, `thresholds` says which and at
+        what rates, for embeddings from all modalities. Raises UserError for other embeddings, and
+        for a threshold that those pairs were too few to find.
+        """
+        known = self.thresholds["thresholds"]
+        if at not in known:
+            raise UserError(f"same() got at = {at!r}; it is one of {', '.join(known)}.")
+        if known[at] is None:
+            pairs = self.thresholds["impostor_pairs"]
+            raise UserError(
+                f"same() got at = {at!r}, but {pairs} pairs of different vehicles are too few to "
+                "find that threshold; take another, or score the run on more data."
+            )
+        measured = tuple(self.thresholds["modalities"])
+        return self.similarity(first, second, measured) >= known[at]["cosine"]
+
     def prepare(self, image: Any, modality: str) -> np.ndarray:
         """One image, as `embed` takes them, as the network takes it: uint8 [H, W, 3]."""
         height, width = self.model.spec.image_size

@@ -18,6 +18,7 @@ from facenet_jax.options import (
     Option,
     Options,
     above,
+    absent_or,
     at_least,
     between,
     flat,
@@ -143,6 +144,8 @@ OPTIM: Options = {
     "clip": Option(0.0, "largest global norm of the gradient; 0: no limit", at_least(0)),
 }
 
+MEANS = absent_or(numbers(2, at_least(0)))
+
 EVALUATE: Options = {
     "batch": Option(64, "samples in a call of the device", whole(1)),
     "export": Option(
@@ -153,6 +156,15 @@ EVALUATE: Options = {
         1.0,
         "what a flared modality counts in matching; below 1 each part has unit length",
         above(0, 1),
+    ),
+    "expand": Option(
+        (), "neighbours, alpha of query expansion (alpha 0: AQE), scored as refined", MEANS
+    ),
+    "augment_gallery": Option((), "neighbours, alpha of database augmentation, likewise", MEANS),
+    "rerank": Option(
+        (),
+        "k1, k2, lambda of re-ranking, likewise, as (20, 6, 0.3)",
+        absent_or(numbers(3, at_least(0))),
     ),
     "sanity_baselines": Option(
         False, "also score the untrained network, raw pixels and colours", switch()
@@ -289,6 +301,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     found = problems(options, values, "config") + found
     if not found and not any(section.weight for section in config.losses.values()):
         found.append("every weight in config.losses is 0, so there is nothing to learn")
+    refined = [name for name in ("expand", "augment_gallery", "rerank") if config.evaluate[name]]
+    if not found and refined and config.evaluate.flare_weight < 1:
+        found.append(
+            f"config.evaluate.{refined[0]} does not know config.evaluate.flare_weight; take one"
+        )
     found = found or models.problems(config)
     if found:
         raise UserError(f"{'; '.join(found)}. All options are in facenet_jax/config.py.")

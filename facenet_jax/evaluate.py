@@ -10,7 +10,7 @@ from absl import logging
 
 from data_tfds.errors import UserError
 from data_tfds.paths import Place, is_remote
-from data_tfds.samples import Split
+from data_tfds.samples import Protocol, Split
 from facenet_jax import retrieval, stored
 from facenet_jax.embed import (
     Embedded,
@@ -19,7 +19,7 @@ from facenet_jax.embed import (
     embed,
     test_set,
 )
-from facenet_jax.retrieval import sanity_baselines
+from facenet_jax.retrieval import breakdown, calibration, sanity_baselines
 from facenet_jax.retrieval.missing import subsets
 from facenet_jax.retrieval.reliability import of_flare
 from facenet_jax.retrieval.report import report
@@ -68,6 +68,22 @@ def reliabilities(
         flare, modalities = side.labels["flare"], half.split.modalities
         found.append(of_flare(flare, modalities, list(side.parts), weight))
     return tuple(found)
+
+
+def refinements(run: Run) -> dict[str, tuple]:
+    """What `config.evaluate` says of expansion, augmentation of the gallery and re-ranking."""
+    options = run.config.evaluate
+    found = {name: getattr(options, name) for name in ("expand", "augment_gallery")}
+    found = {name: (int(x[0]), float(x[1])) for name, x in found.items() if x}
+    if options.rerank:
+        k1, k2, weight = options.rerank
+        found["rerank"] = (int(k1), int(k2), float(weight))
+    return found
+
+
+def detailed(run: Run, embedded: Embedded, of: EvalSet) -> dict[str, Any]:
+    """The intervals of the scores, the rates of pairs, and the scores by label."""
+    return breakdown.details(*embedded, of.protocol, ranked(run, embedded, of))
 
 
 def baselines(run: Run, of: EvalSet) -> dict[str, dict[str, Any]]:
@@ -138,9 +154,10 @@ def export_only(config: ml_collections.ConfigDict, workdir: Place) -> None:
     run, checkpoints, folder, _ = open_trained(config, workdir, "embed")
     best = config.evaluate.export == "best"
     step = best_step(checkpoints) if best else checkpoints.latest()
-    embedded = embed(run, saved_state(run, checkpoints, step), test_set(run))
+    of = test_set(run)
+    embedded = embed(run, saved_state(run, checkpoints, step), of)
     if jax.process_index() == 0:
-        export(folder / "embeddings", embedded, step)
+        export(folder / "embeddings", embedded, step, of.protocol)
     logging.info(
         "Exported the embeddings of %d + %d samples to %s.",
         *map(len, embedded),
@@ -245,19 +262,31 @@ def finish(
         result |= baselines(run, of)
     if options.export == "best":
         embedded = embed(run, chosen, of)
+    refined = refinements(run)
+    if refined:
+        ranking = retrieval.evaluate(*embedded, of.protocol, centre=options.centre, **refined)
+        exported = int((chosen if options.export == "best" else last).step)
+        said = {name: list(values) for name, values in refined.items()}
+        result["refined"] = ranking.metrics() | said | run.when(exported)
     table = per_modality(run, last, of) if options.per_modality else None
     if jax.process_index() == 0:
         exported = best if options.export == "best" else int(last.step)
-        export(folder / "embeddings", embedded, exported)
+        export(folder / "embeddings", embedded, exported, of.protocol)
         write_json(folder / "result.json", result)
+        write_json(folder / "scores.json", {"step": exported} | detailed(run, embedded, of))
         if table:
             write_json(folder / "per_modality.json", table)
     logging.info("%s", report(result, table))
     return result
 
 
-def export(folder: Place, embedded: Embedded, step: int) -> None:
-    """Write query.npz and gallery.npz, in the schema of `Embeddings`, and the step they are of."""
+def export(folder: Place, embedded: Embedded, step: int, protocol: Protocol) -> None:
+    """Write query.npz and gallery.npz, in the schema of `Embeddings`, the step they are of, and the
+    thresholds of pairs, see `calibration.calibrate`.
+    """
     for name, side in zip(("query", "gallery"), embedded, strict=True):
         side.write(folder / f"{name}.npz")
+    write_json(
+        folder / "threshold.json", {"step": step} | calibration.calibrate(*embedded, protocol)
+    )
     write_json(folder / "checkpoint.json", {"step": step})

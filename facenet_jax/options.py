@@ -84,6 +84,14 @@ def numbers(count: int, each: Legal) -> Legal:
     return Legal(f"{count} numbers, each {each.words}", accepts)
 
 
+def absent_or(legal: Legal) -> Legal:
+    """Nothing, (), or what `legal` says."""
+    return Legal(
+        f"() or {legal.words}",
+        lambda x: (isinstance(x, list | tuple) and not x) or legal.accepts(x),
+    )
+
+
 def rising(each: Legal) -> Legal:
     """Any number of numbers, each of them `each` and larger than the one before."""
 

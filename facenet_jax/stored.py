@@ -20,6 +20,7 @@ from facenet_jax.types import DataSpec
 
 RESUMABLE = (
     *("evaluate.batch", "evaluate.export", "evaluate.sanity_baselines", "evaluate.per_modality"),
+    *("evaluate.rerank", "evaluate.expand", "evaluate.augment_gallery"),
     "train.evaluate_every",
     "train.save_every",
     "train.shard_",

@@ -34,6 +34,10 @@ COMMANDS = {
         "facenet_jax.commands.run:missing", "score a network where modalities are missing"
     ),
     "score": Command("facenet_jax.commands.score:main", "score files of embeddings, also foreign"),
+    "compare": Command(
+        "facenet_jax.commands.compare:main", "say how sure one run is better than another"
+    ),
+    "report": Command("facenet_jax.commands.report:main", "write a page about one run or two"),
     "doctor": Command("facenet_jax.commands.doctor:main", "find what is wrong with a data set"),
     "prepare": Command("facenet_jax.commands.prepare:main", "prepare a data set for training"),
     "render": Command("facenet_jax.commands.render:main", "render a data set, to try things with"),

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from data_tfds.paths import open_path
 from facenet_jax import config as configs
 from facenet_jax import evaluate as evaluation
-from facenet_jax import stored
+from facenet_jax import report, stored
 from facenet_jax.commands import modalities
 from facenet_jax.runtime import cli, compile_cache, memory, script, workdir
 from facenet_jax.runtime.arguments import program
@@ -30,13 +30,14 @@ flags.DEFINE_string(
     "compile_cache", str(compile_cache.default()), "folder of compiled programs, empty for none"
 )
 flags.DEFINE_string("profile", "", "FIRST:LAST: trace these training steps into WORKDIR/profile")
+flags.DEFINE_bool("report", False, "write WORKDIR/report.html at the end of a training")
 flags.DEFINE_bool("distributed", False, "find the other hosts by the cluster's own means")
 flags.DEFINE_string("coordinator", None, "address:port of process 0")
 flags.DEFINE_integer("processes", 1, "their number", lower_bound=1)
 flags.DEFINE_integer("process_id", 0, "which one this is", lower_bound=0)
 
 GROUPS = {
-    "the run": ("config", "workdir", "compile_cache", "profile"),
+    "the run": ("config", "workdir", "compile_cache", "profile", "report"),
     "several hosts": ("distributed", "coordinator", "processes", "process_id"),
 }
 """The headings of --help."""
@@ -63,6 +64,8 @@ def main(arguments: list[str]) -> None:
         jax.distributed.initialize()
     cli.set_up_log(quiet=jax.process_index() > 0)
 
+    if FLAGS.report:
+        report.refuse_missing()
     config, folder = cli.config_and_workdir(lambda: FLAGS.config, file, FLAGS.workdir)
     if file is None:
         stored.log_added(folder)
@@ -75,7 +78,9 @@ def main(arguments: list[str]) -> None:
         "modalities": modalities.of_workdir,
     }
     with workdir.locked(folder), memory.explained(config, jax.device_count()):
-        modes[FLAGS.mode](config, folder)
+        found = modes[FLAGS.mode](config, folder)
+    if FLAGS.report and FLAGS.mode == "train" and found and jax.process_index() == 0:
+        report.write([folder], folder / "report.html")
     logging.info("The files are in %s", folder)
 
 

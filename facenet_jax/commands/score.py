@@ -20,8 +20,8 @@ from collections.abc import Collection, Sequence
 from data_tfds.errors import UserError
 from data_tfds.samples import Protocol
 from facenet_jax import retrieval
-from facenet_jax.retrieval import Embeddings, protocols
-from facenet_jax.retrieval.report import table
+from facenet_jax.retrieval import Embeddings, breakdown, protocols
+from facenet_jax.retrieval.report import details, table
 from facenet_jax.runtime.arguments import Parser
 
 
@@ -44,11 +44,20 @@ def main(arguments: list[str] | None = None) -> int:
         help="subtract the mean of the gallery from all embeddings first",
     )
     parser.add_argument("--rerank", help="k1,k2,lambda of k-reciprocal re-ranking, as in 20,6,0.3")
+    parser.add_argument("--expand", help="neighbours,alpha of query expansion; alpha 0 is AQE")
+    parser.add_argument("--augment_gallery", help="neighbours,alpha of database augmentation")
+    parser.add_argument(
+        "--details",
+        action="store_true",
+        help="also intervals over query identities, ROC figures, and scores by label",
+    )
     parser.add_argument("--json", help="file to write the scores to")
     options = parser.parse_args(arguments)
     try:
         scores = evaluate(options)
         print(table(scores))
+        if options.details:
+            print(f"\n{details(scores)}")
         if options.json:
             write(pathlib.Path(options.json), scores)
     except UserError as error:
@@ -66,14 +75,27 @@ def evaluate(options: argparse.Namespace) -> dict:
     note = caution(whole, query.parts)
     if note:
         print(note, file=sys.stderr)
-    result = retrieval.evaluate(query, gallery, protocol, rerank=rerank, centre=options.centre)
+    averaged = {
+        name: parse_means(name, getattr(options, name))
+        for name in ("expand", "augment_gallery")
+        if getattr(options, name) is not None
+    }
+    result = retrieval.evaluate(
+        query, gallery, protocol, rerank=rerank, centre=options.centre, **averaged
+    )
     scores = {
         "protocol": protocol.name,
         "modalities": list(query.parts),
         **({"note": note} if note else {}),
         "rerank": rerank and dict(zip(("k1", "k2", "lambda"), rerank, strict=True)),
+        **{
+            name: dict(zip(("neighbours", "alpha"), pair, strict=True))
+            for name, pair in averaged.items()
+        },
         **result.metrics(),
     }
+    if options.details:
+        scores |= breakdown.details(query, gallery, protocol, result)
     if query.flared is not None:
         scores["clean"] = result.subset(~query.flared)
         scores["flared"] = result.subset(query.flared)
@@ -122,6 +144,15 @@ def parse_rerank(text: str) -> tuple[int, int, float]:
         return int(k1), int(k2), float(weight)
     except ValueError:
         raise UserError(f"--rerank {text} must be k1,k2,lambda, as in 20,6,0.3.") from None
+
+
+def parse_means(name: str, text: str) -> tuple[int, float]:
+    """Neighbours and alpha of `--expand` or `--augment_gallery`."""
+    try:
+        neighbours, alpha = text.split(",")
+        return int(neighbours), float(alpha)
+    except ValueError:
+        raise UserError(f"--{name} {text} must be neighbours,alpha, as in 5,3.") from None
 
 
 def write(path: pathlib.Path, scores: dict):

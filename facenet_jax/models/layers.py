@@ -230,6 +230,14 @@ def plain_block(
     return block.apply({"params": params}, x, jnp.float32(0), False)
 
 
+def plain_attention(params: Mapping[str, Any], x: jax.Array, heads: int) -> jax.Array:
+    """The attention weights [B, heads, 1+n, 1+n] of a `Block` for x [B, 1+n, D], in float32."""
+    y = plain_layer_norm(params["norm1"], x)
+    qkv = y @ params["qkv"]["kernel"] + params["qkv"]["bias"][None, None]
+    q, k, _ = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, heads, x.shape[-1] // heads), 2, 0)
+    return jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k) * q.shape[-1] ** -0.5)
+
+
 def plain_layer_norm(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
     """`LayerNorm` with the parameters "scale" and "bias" as a function, like `plain_block`."""
     return LayerNorm().apply({"params": params}, x)

@@ -50,6 +50,24 @@ class Euclidean:
 
         A row is valid until the next one is asked for. Memory beside the arguments: `block` queries
         and their rows, by default as many as fit into DISTANCE_BYTES, and 2,048 gallery rows.
+        """
+        return (row for row, _ in self._rows(wanted, block))
+
+    def angles(self, wanted: np.ndarray, block: int | None = None) -> Iterator[np.ndarray]:
+        """For each of the `wanted` queries a row [G] of 1 - cosine, float32 in 0..2.
+
+        Unlike those of `rows` they compare over queries too; memory and validity are as there.
+        A query too short to normalise is 1 from every row, such a gallery row 0.5 from others.
+        """
+        if not self.normalise:
+            raise ValueError("angles are those of normalised vectors")
+        for row, length in self._rows(wanted, block):
+            row /= np.float32(length)
+            row += np.float32(1)
+            yield np.clip(row, 0, 2, out=row)
+
+    def _rows(self, wanted, block):
+        """(row of `rows`, length of its query as the row is scaled).
 
         Half the squared distance of normalised vectors is 1 - q.g; without normalising it is, up to
         a constant of the query, |g|^2 / 2 - q.g. A vector too short to normalise (all zero, say)
@@ -84,7 +102,7 @@ class Euclidean:
                 if not plain:
                     row += (offset * scale).astype(np.float32)
                 row[copies] = row[originals]
-                yield row
+                yield row, scale
 
 
 def given_rows(

@@ -143,11 +143,11 @@ def text(
     lines = []
     for matching, table in tables.items():
         lines += [f"mAP, matched by {_MEANING[matching]}; rows: the queries have, columns: gallery"]
-        short = {name: _short(name) for name in table}
-        lines += [f"{'':8}" + "".join(f"{short[name]:>8}" for name in table)]
+        letters = {name: short(name) for name in table}
+        lines += [f"{'':8}" + "".join(f"{letters[name]:>8}" for name in table)]
         for name, row in table.items():
             cells = ("-" if cell is None else f"{100 * cell['mAP']:.1f}" for cell in row.values())
-            lines += [f"{short[name]:8}" + "".join(f"{cell:>8}" for cell in cells)]
+            lines += [f"{letters[name]:8}" + "".join(f"{cell:>8}" for cell in cells)]
         lines += [""]
     for matching, curve in curves.items():
         lines += [f"share of samples that lack modalities, matched by {_MEANING[matching]}"]
@@ -160,7 +160,7 @@ def text(
             lines += [f"{point['ratio']:7.1f}   {'   '.join(cells)}"]
         lines += [""]
     names = sorted({name for table in tables.values() for name in table if "+" not in name})
-    lines += [", ".join(f"{_short(name)}: {name}" for name in names)]
+    lines += [", ".join(f"{short(name)}: {name}" for name in names)]
     return "\n".join(lines)
 
 
@@ -169,7 +169,7 @@ _MEANING = {"shared": "the modalities that both have", "mean": "the mean of the 
 _LETTERS = {"visible": "R", "near_infrared": "N", "thermal": "T"}
 
 
-def _short(names: str) -> str:
+def short(names: str) -> str:
     """R+N for visible+near_infrared; other modalities by their first three letters."""
     return "+".join(_LETTERS.get(name, name[:3]) for name in names.split("+"))
 

@@ -7,6 +7,10 @@ Scores = Mapping[str, Any]
 """What `Result.metrics` gives, and whatever the caller added."""
 
 
+MOST_VALUES = 12
+"""Of a label, in a table of scores."""
+
+
 def line(scores: Scores, protocol_name: str) -> str:
     """Scores as one line for the log; +- is the standard deviation over trials, if several."""
     spread = scores.get("deviation")
@@ -36,6 +40,10 @@ def table(scores: Scores) -> str:
         title += f", modalities {' + '.join(scores['modalities'])}"
     if scores["rerank"]:
         title += ", re-ranked with " + ", ".join(f"{k} {v}" for k, v in scores["rerank"].items())
+    for name, word in (("expand", "queries"), ("augment_gallery", "gallery")):
+        if name in scores:
+            title += f", {word} averaged with {scores[name]['neighbours']} neighbours"
+            title += f" (alpha {scores[name]['alpha']:g})"
     if "trials" in scores:
         title += f", {scores['trials']} trials"
     lines = [
@@ -84,3 +92,43 @@ def _cells(scores: Scores, ranks: tuple[str, ...] = ("1", "5", "10", "20")) -> s
     """MAP, mINP and the CMC at these ranks in per cent, six columns each."""
     values = (scores["mAP"], scores["mINP"], *(scores["cmc"][rank] for rank in ranks))
     return "".join(f"{100 * value:6.1f}" for value in values)
+
+
+def details(found: Mapping[str, Any]) -> str:
+    """What `breakdown.details` gives, as tables in per cent.
+
+    Labels of more than MOST_VALUES values are not shown, identities neither.
+    """
+    ends, pairs = found["intervals"], found["verification"]
+
+    def span(pair: Any, value: float | None = None) -> str:
+        head = "" if value is None else f"{100 * value:.1f} "
+        return head + (f"[{100 * pair[0]:.1f}, {100 * pair[1]:.1f}]" if pair else "")
+
+    rows = {"mAP": ends["mAP"], "mINP": ends["mINP"]} | {
+        f"R{rank}": pair for rank, pair in ends["cmc"].items()
+    }
+    lines = ["95 % over query identities: " + "  ".join(f"{k} {span(x)}" for k, x in rows.items())]
+    counts = f"{pairs['genuine_pairs']} genuine pairs, {pairs['impostor_pairs']} impostors"
+    if pairs["eer"] is None:
+        lines.append(f"pairs: {counts}; rates need both")
+    else:
+        cells = [f"EER {span(pairs['intervals']['eer'], pairs['eer'])}"]
+        for limit, rate in pairs["tpr_at_fpr"].items():
+            known = span(pairs["intervals"]["tpr_at_fpr"][limit], rate) if rate is not None else "-"
+            cells.append(f"TPR at FPR {limit} {known}")
+        lines.append(f"pairs: {'  '.join(cells)}  ({counts})")
+    lines += ["", f"{'queries by':24}   mAP  mINP    R1    R5    valid  mAP within"]
+    for label, values in found["by_label"].items():
+        if len(values) > MOST_VALUES or label == "identity":
+            lines.append(f"{label + ': ' + str(len(values)) + ' values':24}   not shown")
+            continue
+        for value, scores in values.items():
+            cells = "   no query with a match"
+            if scores:
+                cells = f"{_cells(scores, ('1', '5'))}{scores['valid_queries']:9}"
+                cells += f"  {span(scores['intervals']['mAP'])}"
+            lines.append(
+                f"{label + ' ' + value.replace('near_infrared', 'near-infrared'):24}{cells}"
+            )
+    return "\n".join(lines)

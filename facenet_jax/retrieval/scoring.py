@@ -6,7 +6,7 @@ import numpy as np
 
 from data_tfds.errors import UserError
 from data_tfds.samples import Protocol
-from facenet_jax.retrieval import protocols, reliability
+from facenet_jax.retrieval import expansion, protocols, reliability
 from facenet_jax.retrieval.distances import Euclidean, given_rows
 from facenet_jax.retrieval.embeddings import Embeddings
 from facenet_jax.retrieval.metrics import PerQuery, rank
@@ -56,15 +56,19 @@ def evaluate(
     *,
     rerank: tuple[int, int, float] | None = None,
     centre: bool = False,
+    expand: tuple[int, float] | None = None,
+    augment_gallery: tuple[int, float] | None = None,
     reliabilities: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Result:
     """The ranking of every query in every trial of the protocol.
 
     Distances are Euclidean between L2-normalised embeddings; with `rerank` (k1, k2, lambda) they
     are re-ranked within each trial; with `centre`, of embeddings less the mean of the gallery, see
-    `centred`. With `reliabilities` of the parts of query [Q, P] and gallery [G, P] the distances
-    are those of `retrieval.reliability` instead. The sides are taken as they are: which split and
-    modalities they come from is the caller's part of the protocol.
+    `centred`; with `augment_gallery` and `expand` (neighbours, alpha), of first the gallery's and
+    then the queries' means with their neighbours, see `expansion`. With `reliabilities` of the
+    parts of query [Q, P] and gallery [G, P] the distances are those of `retrieval.reliability`
+    instead. The sides are taken as they are: which split and modalities they come from is the
+    caller's part of the protocol.
     UserError for labels that the protocol needs and a side lacks or does not know, for trials that
     are no gallery rows, and for embeddings of different widths or with values that are not finite.
     """
@@ -74,8 +78,11 @@ def evaluate(
         protocols.refuse_own_rows(protocol, query, gallery)
     if centre:
         query, gallery = centred(query, gallery)
-    if reliabilities is not None and rerank is not None:
-        raise UserError("Re-ranking knows no reliabilities of parts; take one of them.")
+    if reliabilities is not None and (rerank or expand or augment_gallery):
+        raise UserError(
+            "Re-ranking, query expansion and augmentation of the gallery know no reliabilities of "
+            "parts (config.evaluate.flare_weight below 1); take one of them."
+        )
     labels = gallery.by_name
     rankings = []
     for rows in protocols.trials(protocol, labels, len(gallery)):
@@ -86,18 +93,20 @@ def evaluate(
             chosen = {name: values[rows] for name, values in labels.items()}
             of_gallery = None if of_gallery is None else of_gallery[rows]
         if of_gallery is not None:
-            side = (
-                dataclasses.replace(gallery, **_of_rows(gallery, rows))
-                if rows is not None
-                else gallery
-            )
-            found = reliability.blocks(query, side, reliabilities[0], of_gallery)
+            part = gallery if rows is None else _of_rows(gallery, rows)
+            found = reliability.blocks(query, part, reliabilities[0], of_gallery)
             rankings.append(_given(query, found, chosen, protocol))
             continue
+        side = query
+        if augment_gallery:
+            embedding = expansion.augment(embedding, *augment_gallery)
+        if expand:
+            expanded = expansion.expand(query.embedding, embedding, *expand)
+            side = dataclasses.replace(query, embedding=expanded)
         if rerank is not None:
-            rankings.append(_reranked(query, embedding, chosen, protocol, rerank))
+            rankings.append(_reranked(side, embedding, chosen, protocol, rerank))
             continue
-        distances = Euclidean(query.embedding, embedding)
+        distances = Euclidean(side.embedding, embedding)
         relevance = protocols.relevance(
             protocol, query.by_name, chosen, len(query), distances.order
         )
@@ -107,10 +116,10 @@ def evaluate(
 
 
 def _of_rows(side, rows):
-    """The fields of some rows of a side."""
+    """Some rows of a side."""
     labels = {name: values[rows] for name, values in side.labels.items()}
     fields = {name: getattr(side, name)[rows] for name in ("embedding", "identity", "name")}
-    return fields | {"labels": labels}
+    return dataclasses.replace(side, **fields, labels=labels)
 
 
 def _given(query, blocks, labels, protocol):

@@ -27,6 +27,7 @@ HOME = pathlib.Path(__file__).resolve().parents[2]
 FOLDERS = ("checkpoints", "tensorboard", "embeddings", "profile", "other_data")
 FILES = (
     *("config.json", "spec.json", "data.json", "result.json", "per_modality.json"),
+    *("scores.json", "report.html"),
     *("metrics.jsonl", "parameters.txt", "environment.json"),
 )
 """What a run writes into its folder."""

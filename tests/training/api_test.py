@@ -1,10 +1,13 @@
 """A network in Python and `facenet embed FOLDER`: what a user gives, and what comes back."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from data_tfds.errors import UserError
+from data_tfds.samples import Protocol
 from facenet_jax import api, commands, evaluate, models
 from facenet_jax.retrieval import Embeddings
 from facenet_jax.types import DataSpec
@@ -130,10 +133,14 @@ def test_similarity_is_around_a_mean(network):
     rows = np.float32(100 + rng.normal(size=(9, 48)))
     names = np.arange(9).astype(str)
     gallery = Embeddings(rows, parts, np.arange(9, dtype=np.int32), names, {})
-    evaluate.export(network.folder / "embeddings", (gallery, gallery), step=6)
+    evaluate.export(
+        network.folder / "embeddings", (gallery, gallery), step=6, protocol=Protocol("none")
+    )
     with pytest.raises(UserError, match=r"which has those of step 6; write them"):
         network.similarity(rows, rows)
-    evaluate.export(network.folder / "embeddings", (gallery, gallery), step=7)
+    evaluate.export(
+        network.folder / "embeddings", (gallery, gallery), step=7, protocol=Protocol("none")
+    )
     found = network.similarity(rows[:2], rows)
     around = rows - rows.mean(axis=0)
     lengths = np.linalg.norm(around, axis=1)
@@ -147,6 +154,24 @@ def test_similarity_is_around_a_mean(network):
     np.testing.assert_allclose(np.diagonal(alone), 1, rtol=1e-5)
     with pytest.raises(UserError, match=r"shape \[2, 16\]; those of visible, near_infrared"):
         network.similarity(rows[:2, thermal], rows)
+
+
+def test_same_is_above_the_threshold_of_this_checkpoint(network):
+    folder = network.folder / "embeddings"
+    rng, identity = np.random.default_rng(0), np.arange(12) % 4
+    rows = np.float32(9 + rng.normal(size=(4, 48))[identity] + 0.1 * rng.normal(size=(12, 48)))
+    side = Embeddings(rows, network.parts(), identity, np.arange(12).astype(str), {})
+    network = dataclasses.replace(network)  # without what the test above has found
+    evaluate.export(folder, (side, side), 6, Protocol("none"))
+    with pytest.raises(UserError, match=r"threshold.json, which has those of step 6; write"):
+        network.same(rows, rows)
+    evaluate.export(folder, (side, side), 7, Protocol("none"))
+    assert np.array_equal(network.same(rows, rows), identity[:, None] == identity)
+    assert network.thresholds["pairs"] == "gallery and gallery"
+    with pytest.raises(UserError, match=r"at = '0.001', but 108 pairs of different .* too few"):
+        network.same(rows, rows, at="0.001")
+    with pytest.raises(UserError, match=r"at = 'best'; it is one of eer, 0.001, 0.0001"):
+        network.same(rows, rows, at="best")
 
 
 def test_a_network_is_one_line(network):

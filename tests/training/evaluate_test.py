@@ -228,7 +228,7 @@ def test_on_other_data_the_best_in_training_is_scored_again(tmp_path):
 
 def test_scores_from_the_exported_files_are_those_of_training(tmp_path):
     """Every number of result.json, to the last bit, by scripts/evaluate_embeddings.py."""
-    opened = open_run()
+    opened = open_run(evaluate__expand=(2, 1.0), evaluate__rerank=(3, 2, 0.3))
     result = finished(opened, tmp_path / "run", {1: embed.test_set(opened)}, last=1)
     files = [str(tmp_path / "run" / "embeddings" / f"{name}.npz") for name in ("query", "gallery")]
     options = ["--query", files[0], "--gallery", files[1], "--protocol", "camera"]
@@ -237,6 +237,16 @@ def test_scores_from_the_exported_files_are_those_of_training(tmp_path):
     kept = {name: value for name, value in result["last"].items() if name not in ("step", "epoch")}
     assert kept.keys() >= {"mAP", "mINP", "cmc", "queries", "valid_queries", "gallery"}
     assert {name: scores[name] for name in kept} == kept
+    refined = ["--expand", "2,1", "--rerank", "3,2,0.3", "--details"]
+    assert (
+        evaluate_embeddings.main([*options, *refined, "--json", str(tmp_path / "scores.json")]) == 0
+    )
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert {name: scores[name] for name in kept} == {name: result["refined"][name] for name in kept}
+    assert result["refined"]["rerank"] == [3, 2, 0.3]
+    written = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert written["verification"] == scores["verification"]  # of plain cosines in both
+    assert written["step"] == 1
 
 
 def held_out(protocol=CAMERA):
@@ -268,7 +278,7 @@ def test_without_a_validation_split_there_is_no_set_of_it(opened):
 
 
 def test_the_export_keeps_labels_beside_embeddings(embedded, test_set, tmp_path):
-    evaluate.export(tmp_path / "out", embedded, 3)
+    evaluate.export(tmp_path / "out", embedded, 3, test_set.protocol)
     halves = (test_set.query, test_set.gallery)
     for name, half, side in zip(("query", "gallery"), halves, embedded, strict=True):
         with np.load(tmp_path / "out" / f"{name}.npz") as file:
