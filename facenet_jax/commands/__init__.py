@@ -36,6 +36,9 @@ COMMANDS = {
     "render": Command("facenet_jax.commands.render:main", "render a data set, to try things with"),
     "convert": Command("facenet_jax.commands.convert:main", "weights of the authors' release"),
     "benchmark": Command("facenet_jax.commands.benchmark:main", "time a recipe on random pixels"),
+    "compile-for": Command(
+        "facenet_jax.commands.compile_for:main", "what a recipe would cost on a TPU, without one"
+    ),
 }
 """In the order of --help."""
 
