@@ -20,7 +20,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from data_tfds.errors import UserError
-from data_tfds.samples import Side, Split
+from data_tfds.samples import Split
 from facenet_jax import config as configs
 from facenet_jax import models
 from facenet_jax.inputs import dataset as datasets
@@ -30,7 +30,7 @@ from facenet_jax.inputs.sampler import Plan, make_plan
 from facenet_jax.inputs.stream import IN_FLIGHT, OnDiskSplit, shapes
 from facenet_jax.models import contract
 from facenet_jax.optim import Groups, check_groups, optimizer, parameter_groups, rate_table
-from facenet_jax.runtime import memory
+from facenet_jax.runtime import fit, memory
 from facenet_jax.runtime.checkpoint import Checkpoints
 from facenet_jax.runtime.mesh import check_divides, device_put, make_mesh, replicate, replicated
 from facenet_jax.step import Schedule, State, initial_state, make_chunk, schedule, state_sharding
@@ -149,7 +149,7 @@ def assemble(
         optimizer=optimizer(config.optim),
         groups=parameter_groups(model.groups, config.optim.bias_lr_factor),
         plan=plan if training else None,
-        streams=memory.streams(config, *image_bytes(dataset, config, training), mesh),
+        streams=memory.streams(config, *datasets.image_bytes(dataset, config, training), mesh),
     )
 
 
@@ -163,19 +163,6 @@ def data_spec(config: ml_collections.ConfigDict, dataset: Dataset) -> DataSpec:
     }
     identities = len(np.unique(train.identity))
     return DataSpec(dataset.modalities, tuple(config.data.image_size), identities, labels)
-
-
-def image_bytes(
-    dataset: Dataset, config: ml_collections.ConfigDict, training: bool
-) -> tuple[int, int]:
-    """Bytes of all images that would be resident at once, and of those of one sample."""
-    sides = [dataset.protocol.query, dataset.protocol.gallery]
-    if training:
-        sides += [Side("train"), *(Side("validation", each.modalities) for each in sides)]
-    images = [(dataset.splits[x.split].images, x) for x in sides if x.split in dataset.splits]
-    total = sum(has[m].nbytes for has, x in images for m in x.modalities or has if m in has)
-    height, width = config.data.image_size
-    return total, len(dataset.modalities) * height * width * 3
 
 
 def on_devices(
@@ -242,6 +229,7 @@ class Program:
     run: Run
     reads: DeviceSplit  # the data that it was compiled for, arrays or shapes
     compile_seconds: float
+    remat: str = ""  # where config.model.remat is "auto", what was found
 
     def __call__(
         self, state: State, data: DeviceSplit, count: int
@@ -262,22 +250,46 @@ class Program:
             images,
             self.compiled.memory_analysis().temp_size_in_bytes,
             memory.of_device(self.run.mesh),
+            self.remat,
         )
 
 
-def lower_step(run: Run, state: Any, reads: Any, schedule: Any) -> jax.stages.Lowered:
-    """A chunk of training steps, not yet compiled; takes arrays or shapes with shardings."""
+def trace_step(run: Run, state: Any, reads: Any, schedule: Any) -> jax.stages.Traced:
+    """A chunk of training steps, traced; takes arrays or shapes with shardings."""
     chunk = make_chunk(run.model, run.optimizer, run.groups, run.config, run.mesh)
-    return chunk.lower(state, reads, schedule, np.int32(0))
+    return chunk.trace(state, reads, schedule, np.int32(0))
 
 
-def compile_step(run: Run, data: DeviceSplit | OnDiskSplit) -> Program:
-    """The training step of a run for its training images."""
-    per_dispatch = run.config.train.steps_per_dispatch
-    reads = shapes(data, per_dispatch, run.plan.batch, run.mesh)
-    start = time.perf_counter()
-    compiled = lower_step(run, state_shapes(run), reads, run.schedule).compile()
-    return Program(compiled, run, reads, time.perf_counter() - start)
+def fitted_step(
+    run: Run, state: Any, reads: Any, schedule: Any, *, others: int = 0, limit: int | None
+) -> tuple[str, jax.stages.Compiled]:
+    """(what was taken for config.model.remat=auto or "", the compiled chunk), see `fit.compiled`.
+
+    `others` are bytes of images for evaluations, `limit` those of a device's memory, if known.
+    """
+    if run.config.model.get("remat") != "auto" or limit is None:
+        return "", trace_step(run, state, reads, schedule).lower().compile()
+
+    def trace(remat: str) -> jax.stages.Traced:
+        config = run.config.copy_and_resolve_references()
+        config.model.remat = remat
+        model = models.build(config.model, run.model.spec)
+        return trace_step(dataclasses.replace(run, model=model), state, reads, schedule)
+
+    held, gradients = memory.bytes_of((state, reads)) + others, memory.bytes_of(state.params)
+    return fit.compiled(trace, held, gradients, run.mesh.size, limit)
+
+
+def compile_step(
+    run: Run, data: DeviceSplit | OnDiskSplit, others: Sequence[DeviceSplit | OnDiskSplit] = ()
+) -> Program:
+    """The training step of a run for its training images, beside what evaluations read."""
+    reads = shapes(data, run.config.train.steps_per_dispatch, run.plan.batch, run.mesh)
+    start, limit = time.perf_counter(), memory.of_device(run.mesh)
+    resident = sum(memory.bytes_of(x.images) for x in others if isinstance(x, DeviceSplit))
+    state = state_shapes(run)
+    remat, step = fitted_step(run, state, reads, run.schedule, others=resident, limit=limit)
+    return Program(step, run, reads, time.perf_counter() - start, remat)
 
 
 def untrained_state(run: Run) -> Callable[[], State]:

@@ -172,10 +172,10 @@ def compiled(
 ) -> Program:
     """The compiled steps. Raises UserError where they do not fit in memory beside all images."""
     logging.info("Compiling the training step, once ...")
-    program = compile_step(run, images)
-    logging.info("Compiled the training step in %.1f s.", program.compile_seconds)
     halves = [half for each in sets if each for half in (each.query, each.gallery)]
     others = list({id(half.data): half.data for half in halves}.values())
+    program = compile_step(run, images, others)
+    logging.info("Compiled the training step in %.1f s.", program.compile_seconds)
     need = program.budget(state_shapes(run), others)
     logging.info("%s", need)
     memory.check(need, run.config, run.mesh.size)

@@ -25,7 +25,7 @@ from facenet_jax import models
 from facenet_jax.bench import synthetic, timing
 from facenet_jax.models import vit
 from facenet_jax.models.layers import plain_block
-from facenet_jax.run import lower_step, training_images
+from facenet_jax.run import trace_step, training_images
 from facenet_jax.runtime import script
 from facenet_jax.runtime.arguments import image_size
 from facenet_jax.step import make_chunk
@@ -144,7 +144,7 @@ def donation(options: argparse.Namespace) -> None:
     chunk = make_chunk(run.model, run.optimizer, run.groups, run.config, run.mesh).__wrapped__
     arguments = (training.state, training.data, run.schedule)
     lowered = {
-        "donated": lower_step(run, *arguments),
+        "donated": trace_step(run, *arguments).lower(),
         "kept": jax.jit(chunk).lower(*arguments, np.int32(1)),
     }
     for name, program in lowered.items():

@@ -41,7 +41,7 @@ def lowered(config: ml_collections.ConfigDict, batch: int, mesh: Mesh) -> jax.st
     rows = np.zeros((100, len(dataset.modalities), batch), np.int32)
     plan = Plan(rows, np.ones(len(rows), np.int32))
     run = runs.assemble(config, dataset, mesh=mesh, spec=synthetic.spec(config.data), plan=plan)
-    return runs.lower_step(run, runs.state_shapes(run), resident(run), run.schedule)
+    return runs.trace_step(run, runs.state_shapes(run), resident(run), run.schedule).lower()
 
 
 def resident(run: runs.Run) -> DeviceSplit:

@@ -18,7 +18,7 @@ from facenet_jax.bench import flops
 from facenet_jax.bench.synthetic import batch_shapes
 from facenet_jax.inputs.device import DeviceSplit
 from facenet_jax.inputs.stream import OnDiskSplit, open_reader
-from facenet_jax.run import Run, assemble, compile_step, lower_step, untrained_state
+from facenet_jax.run import Run, assemble, compile_step, trace_step, untrained_state
 from facenet_jax.runtime import workdir
 from facenet_jax.step import State, make_extract
 from facenet_jax.types import DataSpec
@@ -143,7 +143,7 @@ def unrolled(run: Run) -> Run:
 
 def xla_training_flops(run: Run, state: State, data: DeviceSplit) -> float:
     """XLA's FLOPs of training on one sample, elementwise ones included, before optimisation."""
-    lowered = lower_step(unrolled(run), state, data, run.schedule)
+    lowered = trace_step(unrolled(run), state, data, run.schedule).lower()
     return lowered.cost_analysis()["flops"] / run.plan.batch
 
 

@@ -44,6 +44,9 @@ COMMANDS = {
     "convert": Command("facenet_jax.commands.convert:main", "weights of the authors' release"),
     "benchmark": Command("facenet_jax.commands.benchmark:main", "time a recipe on random pixels"),
     "table": Command("facenet_jax.commands.table:main", "run a table of a paper, with intervals"),
+    "compile-for": Command(
+        "facenet_jax.commands.compile_for:main", "what a recipe would cost on a TPU, without one"
+    ),
 }
 """In the order of --help."""
 

@@ -12,7 +12,7 @@ from data_tfds import decoded, digest, door, flare
 from data_tfds import prepare as preparing
 from data_tfds.errors import UserError
 from data_tfds.limits import Limits
-from data_tfds.samples import Protocol, Split
+from data_tfds.samples import Protocol, Side, Split
 from data_tfds.sets import open_door
 
 ORDER = ("train", "validation", "query", "gallery")
@@ -252,3 +252,14 @@ def _first_held_out(identity: np.ndarray, count: int) -> int:
             f"{len(identities)} identities; hold out fewer."
         )
     return int(np.searchsorted(identity, identities[-count]))
+
+
+def image_bytes(dataset: Dataset, config: ConfigDict, training: bool) -> tuple[int, int]:
+    """Bytes of all images that would be resident at once, and of those of one sample."""
+    sides = [dataset.protocol.query, dataset.protocol.gallery]
+    if training:
+        sides += [Side("train"), *(Side("validation", each.modalities) for each in sides)]
+    images = [(dataset.splits[x.split].images, x) for x in sides if x.split in dataset.splits]
+    total = sum(has[m].nbytes for has, x in images for m in x.modalities or has if m in has)
+    height, width = config.data.image_size
+    return total, len(dataset.modalities) * height * width * 3

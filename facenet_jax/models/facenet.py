@@ -123,24 +123,18 @@ class MFMP(nn.Module):
         if self.norms == 2:
             query = LayerNorm(self.norm_epsilon, name="norm2")(query)
 
-        def project(name: str, x: jax.Array) -> jax.Array:
-            x = Dense(inner, use_bias=False, dtype=self.dtype, kernel_init=kernel_init, name=name)(
-                x
-            )
-            if self.split == "windows":
-                return x.reshape(batch, self.heads, n, self.head_width).swapaxes(1, 2)
-            return x.reshape(batch, n, self.heads, self.head_width)
+        def dense(features: int, name: str, use_bias: bool, init: Any) -> Dense:
+            return Dense(features, use_bias, self.dtype, kernel_init=init, name=name)
 
-        q, k, v = project("query", query), project("key", b), project("value", b)
-        y = attention(q, k, v)
-        if self.split == "windows":
-            y = y.swapaxes(1, 2)
-        y = Dense(
-            width,
-            dtype=self.dtype,
-            kernel_init=torch_init if self.initializer == "torch" else zero_init,
-            name="out",
-        )(y.reshape(batch, n, inner))
+        def project(name: str, x: jax.Array) -> list[jax.Array]:
+            layer = dense(inner, name, False, kernel_init)
+            if self.split == "windows":
+                return [layer(x).reshape(batch, self.heads, n, self.head_width)]
+            return [layer.to_heads(x, self.heads)]
+
+        (y,) = attention(project("query", query), project("key", b), project("value", b))
+        out = dense(width, "out", True, torch_init if self.initializer == "torch" else zero_init)
+        y = out(y.reshape(batch, n, inner)) if self.split == "windows" else out.from_heads(y)
         y = nn.Dropout(self.dropout, deterministic=not train)(y.astype(jnp.float32))
         return a + y
 

@@ -5,8 +5,9 @@ matrix products run in (float32 or bfloat16); each product's result is cast back
 residual stream. Softmax runs in float32.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,7 +28,11 @@ xavier = nn.initializers.xavier_uniform()
 
 
 class Dense(nn.Module):
-    """x W + b over the last axis, in `dtype`; `columns` computes a slice of the outputs only."""
+    """x W + b over the last axis, in `dtype`; `columns` computes a slice of the outputs only.
+
+    The parameters are those of a plain layer whatever the method: `to_heads` and `from_heads`
+    order the axes inside the product, where a copy of the result would cost as much as the product.
+    """
 
     features: int
     use_bias: bool = True
@@ -36,13 +41,38 @@ class Dense(nn.Module):
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
+    def weights(self, width: int, columns: slice) -> tuple[jax.Array, jax.Array | None]:
+        """(kernel [width, columns], bias [columns] or None) in `dtype`."""
+        kernel = self.param("kernel", self.kernel_init, (width, self.features))
+        kernel = kernel[:, columns].astype(self.dtype)
+        if not self.use_bias:
+            return kernel, None
+        bias = self.param("bias", self.bias_init, (self.features,))[columns]
+        return kernel, bias.astype(self.dtype)
+
     def __call__(self, x: jax.Array, columns: slice = slice(None)) -> jax.Array:
         """[..., D] to [..., features] in `dtype`."""
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        y = x.astype(self.dtype) @ kernel[:, columns].astype(self.dtype)
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,))[columns].astype(self.dtype)
-            y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+        kernel, bias = self.weights(x.shape[-1], columns)
+        return self.result(x.astype(self.dtype) @ kernel, bias)
+
+    def to_heads(self, x: jax.Array, heads: int, columns: slice = slice(None)) -> jax.Array:
+        """[B, T, D] to [B, heads, T, d] in `dtype`: consecutive d outputs are a head."""
+        kernel, bias = self.weights(x.shape[-1], columns)
+        kernel = kernel.reshape(len(kernel), heads, -1)
+        y = jnp.einsum("btc,chd->bhtd", x.astype(self.dtype), kernel)
+        return self.result(y, None if bias is None else bias.reshape(heads, 1, -1))
+
+    def from_heads(self, x: jax.Array) -> jax.Array:
+        """[B, heads, T, d] to [B, T, features] in `dtype`: the heads' columns side by side."""
+        heads, size = x.shape[1], x.shape[3]
+        kernel, bias = self.weights(heads * size, slice(None))
+        kernel = kernel.reshape(heads, size, -1)
+        return self.result(jnp.einsum("bhtd,hdc->btc", x.astype(self.dtype), kernel), bias)
+
+    def result(self, y: jax.Array, bias: jax.Array | None) -> jax.Array:
+        """y with the bias, under the name that rematerialisation knows."""
+        if bias is not None:
+            y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
         return checkpoint_name(y, PRODUCT)
 
 
@@ -136,49 +166,83 @@ def drop_path(key: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
     return x * (mask / keep).astype(x.dtype)
 
 
+Parts = Sequence[jax.Array]
+"""Tokens in one or more arrays [B, n, D], or their heads [B, heads, n, d].
+
+A ViT has a class token and patches, 1 + 128 of them here. Joined, their 129 take the room of 256 in
+a TPU's memory and products; apart, 128 and 1.
+"""
+
+
+def attention(q: Parts, k: Parts, v: Parts, implementation: str = "xla") -> list[jax.Array]:
+    """softmax(q k^T / sqrt(d)) v of [B, heads, n, d] each, in the type of v, a part for each of q.
+
+    Every query attends to the keys of all parts.
+    """
+    if implementation == "xla":
+        return [exact_attention(part, tuple(k), tuple(v)) for part in q]
+    joined = (jnp.concatenate(parts, axis=2).swapaxes(1, 2) for parts in (q, k, v))
+    y = jax.nn.dot_product_attention(*joined, implementation=implementation).swapaxes(1, 2)
+    ends = np.cumsum([part.shape[2] for part in q])
+    return jnp.split(y, ends[:-1], axis=2)
+
+
 @jax.custom_vjp
-def scores(q: jax.Array, k: jax.Array) -> jax.Array:
-    """q k^T of [B, T, heads, d] and [B, S, heads, d]: [B, heads, T, S] float32."""
-    return jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32)
+def exact_attention(q: jax.Array, k: tuple[jax.Array, ...], v: tuple[jax.Array, ...]) -> jax.Array:
+    """The attention of one part of queries [B, heads, T, d]: one maximum and sum over all keys."""
+    return attention_forward(q, k, v)[0]
 
 
-def scores_forward(q: jax.Array, k: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """`scores`, and what its gradient needs."""
-    return scores(q, k), (q, k)
+def attention_forward(
+    q: jax.Array, k: tuple[jax.Array, ...], v: tuple[jax.Array, ...]
+) -> tuple[jax.Array, Any]:
+    """`exact_attention`, and what its gradient needs; the softmax is in float32."""
+    scores = [
+        jnp.einsum("bhtd,bhsd->bhts", q, part, preferred_element_type=jnp.float32)
+        * q.shape[-1] ** -0.5
+        for part in k
+    ]
+    top = functools.reduce(jnp.maximum, [x.max(-1, keepdims=True) for x in scores])
+    weights = [jnp.exp(x - top) for x in scores]
+    total = sum(x.sum(-1, keepdims=True) for x in weights)
+    weights = tuple((x / total).astype(part.dtype) for x, part in zip(weights, v, strict=True))
+    return added("bhts,bhsd->bhtd", weights, v), (q, k, v, weights)
 
 
-def scores_backward(
-    saved: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The gradients of q and k, as products in their own type.
+def attention_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, Any, Any]:
+    """The gradients of q, k and v, as products in their own type.
 
     By itself JAX multiplies the float32 gradient of the softmax with a bfloat16 q or k, at the
-    speed of float32. Fused attention kernels round it as here.
+    speed of float32. Fused attention kernels round it, and the weights, as here.
     """
-    q, k = saved
-    gradient = gradient.astype(q.dtype)
-    return (
-        jnp.einsum("bhts,bshd->bthd", gradient, k),
-        jnp.einsum("bhts,bthd->bshd", gradient, q),
-    )
+    q, k, v, weights = saved
+    of_weights = [jnp.einsum("bhtd,bhsd->bhts", gradient, part) for part in v]
+    both = [(wide(x), wide(g)) for x, g in zip(weights, of_weights, strict=True)]
+    mean = sum(jnp.sum(x * g, axis=-1, keepdims=True) for x, g in both)
+    scale = q.shape[-1] ** -0.5
+    of_scores = [(x * (g - mean) * scale).astype(q.dtype) for x, g in both]
+    of_q = added("bhts,bhsd->bhtd", of_scores, k)
+    of_k = tuple(jnp.einsum("bhts,bhtd->bhsd", g, q) for g in of_scores)
+    of_v = tuple(jnp.einsum("bhts,bhtd->bhsd", x, gradient) for x in weights)
+    return of_q, of_k, of_v
 
 
-scores.defvjp(scores_forward, scores_backward)
+def added(subscripts: str, left: Parts, right: Parts) -> jax.Array:
+    """The products of two lists of parts, summed in float32, in the type of the parts."""
+    pairs = zip(left, right, strict=True)
+    each = (jnp.einsum(subscripts, *pair, preferred_element_type=jnp.float32) for pair in pairs)
+    return sum(each).astype(right[0].dtype)
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "xla") -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v of [B, T or S, heads, d], as [B, T, heads, d] in the type of v."""
-    if implementation == "cudnn":
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    weights = jax.nn.softmax(scores(q, k) * q.shape[-1] ** -0.5)
-    return jnp.einsum("bhts,bshd->bthd", weights.astype(v.dtype), v)
+exact_attention.defvjp(attention_forward, attention_backward)
 
 
 class Block(nn.Module):
     """A pre-norm transformer block: x + attention(LN x), then x + MLP(LN x), with exact GELU.
 
-    `class_only` returns the class token alone: keys and values come from all tokens, everything
-    after them is computed for one. Same class token at about a third of the FLOPs of a block.
+    Tokens come in parts, each of which attends to all of them. `class_only` returns the first part
+    alone, the class token: keys and values come from all tokens, everything after them is computed
+    for one. Same class token at about a third of the FLOPs of a block.
     """
 
     heads: int
@@ -188,35 +252,45 @@ class Block(nn.Module):
     class_only: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, drop_rate: jax.Array, train: bool) -> jax.Array:
-        """[B, 1+n, D] float32 and a drop-path rate to [B, 1+n or 1, D] float32."""
-        batch, width = x.shape[0], x.shape[-1]
+    def __call__(self, x: Parts, drop_rate: jax.Array, train: bool) -> list[jax.Array]:
+        """Parts [B, n, D] float32 and a drop-path rate to such parts, or the first of them."""
+        width = x[0].shape[-1]
 
-        def residual(x: jax.Array, y: jax.Array) -> jax.Array:
-            y = y.astype(jnp.float32)
+        def residual(x: Parts, y: Parts) -> list[jax.Array]:
+            y = [part.astype(jnp.float32) for part in y]
             if train and self.drop:
-                y = drop_path(self.make_rng("dropout"), y, drop_rate)
-            return x + y
-
-        def heads(y: jax.Array, parts: int) -> list[jax.Array]:
-            y = y.reshape(batch, y.shape[1], parts, self.heads, width // self.heads)
-            return [y[:, :, i] for i in range(parts)]
+                key = self.make_rng("dropout")  # one for all parts of a sample
+                y = [drop_path(key, part, drop_rate) for part in y]
+            return [a + b for a, b in zip(x, y, strict=True)]
 
         qkv = Dense(3 * width, dtype=self.dtype, name="qkv")
-        y = LayerNorm(name="norm1")(x)
-        if self.class_only:
-            x = x[:, :1]
-            (q,) = heads(qkv(y[:, :1], slice(0, width)), 1)
-            k, v = heads(qkv(y, slice(width, None)), 2)
-        else:
-            q, k, v = heads(qkv(y), 3)
-        y = attention(q, k, v, self.attention)
-        y = y.reshape(batch, y.shape[1], width)
-        x = residual(x, Dense(width, dtype=self.dtype, name="proj")(y))
 
-        y = Dense(4 * width, dtype=self.dtype, name="fc1")(LayerNorm(name="norm2")(x))
-        y = Dense(width, dtype=self.dtype, name="fc2")(gelu(y))
-        return residual(x, y)
+        def heads(y: Parts, i: int) -> list[jax.Array]:
+            columns = slice(i * width, (i + 1) * width)
+            return [qkv.to_heads(part, self.heads, columns) for part in y]
+
+        norm = LayerNorm(name="norm1")
+        y = [norm(part) for part in x]
+        if self.class_only:
+            x = x[:1]
+        y = attention(heads(y[: len(x)], 0), heads(y, 1), heads(y, 2), self.attention)
+        proj = Dense(width, dtype=self.dtype, name="proj")
+        x = residual(x, [proj.from_heads(part) for part in y])
+
+        norm = LayerNorm(name="norm2")
+        fc1 = Dense(4 * width, dtype=self.dtype, name="fc1")
+        fc2 = Dense(width, dtype=self.dtype, name="fc2")
+        return residual(x, [fc2(gelu(fc1(norm(part)))) for part in x])
+
+
+def apart(tokens: jax.Array) -> list[jax.Array]:
+    """[B, 1+n, D] to the class token [B, 1, D] and the patches [B, n, D]."""
+    return [tokens[:, :1], tokens[:, 1:]]
+
+
+def joined(parts: Parts) -> jax.Array:
+    """Parts [B, n, D] to all tokens in one array."""
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
 
 
 def plain_block(
@@ -227,7 +301,7 @@ def plain_block(
     [B, 1+n, D] to [B, 1+n or 1, D], with the parameter tree of the block.
     """
     block = Block(heads, False, jnp.float32, "xla", class_only)
-    return block.apply({"params": params}, x, jnp.float32(0), False)
+    return joined(block.apply({"params": params}, apart(x), jnp.float32(0), False))
 
 
 def plain_attention(params: Mapping[str, Any], x: jax.Array, heads: int) -> jax.Array:

@@ -12,7 +12,15 @@ import ml_collections
 import numpy as np
 
 from facenet_jax.models.backbones import Backbone
-from facenet_jax.models.layers import PRODUCT, Block, Dense, LayerNorm, normal_002
+from facenet_jax.models.layers import (
+    PRODUCT,
+    Block,
+    Dense,
+    LayerNorm,
+    apart,
+    joined,
+    normal_002,
+)
 from facenet_jax.options import Option, Options, between, one_of, text, whole
 from facenet_jax.weights import merge
 from facenet_jax.weights.files import read_checkpoint
@@ -26,6 +34,7 @@ VARIANTS = {
 }
 
 REMAT = {
+    "auto": None,  # `run.fitting` builds the network again with one of the others
     "none": None,
     # By name: JAX's policies for products go by their batch axes, and stacked modalities are one.
     "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
@@ -57,9 +66,9 @@ OPTIONS: Options = {
         one_of("xla", "cudnn"),
     ),
     "remat": Option(
-        "none",
-        "what a block computes again in the backward pass, to save memory: nothing | all but the "
-        "results of its dense layers | everything",
+        "auto",
+        "what a block computes again in the backward pass, to save memory: as little as the memory "
+        "of the devices allows | nothing | all but the results of its dense layers | everything",
         one_of(*REMAT),
     ),
     "unroll": Option(1, "layers in one iteration of the loop over layers; 0: all", whole(0, 999)),
@@ -209,7 +218,7 @@ class ScanBlock(Block):
 
     @nn.compact
     def __call__(self, x, drop_rate, train):
-        """As `Block`, the carry being the tokens."""
+        """As `Block`, the carry being the parts of the tokens."""
         return super().__call__(x, drop_rate, train), None
 
 
@@ -243,15 +252,16 @@ class Trunk(nn.Module):
         embed = Dense(self.width, dtype=self.dtype, kernel_init=init, name="patch")
         x = embed(patches(images, self.patch, self.stride)).astype(jnp.float32)
         token = self.param("class_token", normal_002, (1, self.width))
-        x = jnp.concatenate([jnp.broadcast_to(token[None], (len(x), 1, self.width)), x], axis=1)
         rows, columns = grid(images.shape[1:3], self.patch, self.stride)
-        x = x + self.param("position", sincos_position, rows, columns, self.width)[None]
-        x = x if added is None else x + added[:, None]
+        position = self.param("position", sincos_position, rows, columns, self.width)[None]
+        first = jnp.broadcast_to(token[None] + position[:, :1], (len(x), 1, self.width))
+        x = [first, x + position[:, 1:]]
+        x = x if added is None else [part + added[:, None] for part in x]
         if self.depth == 0:
-            return x
+            return joined(x)
 
         block = ScanBlock
-        if self.remat != "none":
+        if REMAT[self.remat]:
             block = nn.remat(
                 block, prevent_cse=False, policy=REMAT[self.remat], static_argnums=(3,)
             )
@@ -264,7 +274,7 @@ class Trunk(nn.Module):
             unroll=min(self.unroll, self.depth) if self.unroll else self.depth,
         )
         blocks = scan(self.heads, any(self.drop_rates), self.dtype, self.attention, name="blocks")
-        return blocks(x, jnp.asarray(self.drop_rates, jnp.float32), train)[0]
+        return joined(blocks(x, jnp.asarray(self.drop_rates, jnp.float32), train)[0])
 
 
 def plain_tokens(params: Mapping[str, Any], images: jax.Array, heads: int) -> jax.Array:
@@ -301,5 +311,5 @@ class LastBlock(nn.Module):
             class_only=True,
             name="block",
         )
-        x = block(tokens, jnp.asarray(self.drop_rate, jnp.float32), train)
+        (x,) = block(apart(tokens), jnp.asarray(self.drop_rate, jnp.float32), train)
         return LayerNorm(name="norm")(x[:, 0])

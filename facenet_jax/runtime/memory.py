@@ -43,10 +43,10 @@ def streams(config: ml_collections.ConfigDict, images: int, of_sample: int, mesh
     """
     data, train = config.data, config.train
     device = of_device(mesh)
-    if data.resident != "auto":
-        return data.resident == "never"
-    if device is None or images <= data.max_memory_fraction * device:
+    if not streamed(data, images, device):
         return False
+    if data.resident == "never":
+        return True
     window = train.steps_per_dispatch * train.identities_per_batch * train.samples_per_identity
     logging.info(
         "The images take %s, more than %.3g %% (config.data.max_memory_fraction) of the %s of a "
@@ -61,6 +61,13 @@ def streams(config: ml_collections.ConfigDict, images: int, of_sample: int, mesh
     return True
 
 
+def streamed(data: ml_collections.ConfigDict, images: int, device: int | None) -> bool:
+    """Whether so many bytes of images do not stay in the memory of a device of so many bytes."""
+    if data.resident != "auto":
+        return data.resident == "never"
+    return device is not None and images > data.max_memory_fraction * device
+
+
 @dataclasses.dataclass(frozen=True)
 class Budget:
     """Bytes on one device, by what they are for."""
@@ -70,6 +77,7 @@ class Budget:
     images: int
     activations: int  # and gradients: all temporary memory of the compiled step
     device: int | None  # its limit
+    remat: str = ""  # what the step computes again, where that was found from these bytes
 
     @property
     def total(self) -> int:
@@ -87,9 +95,15 @@ class Budget:
             )
         )
         total = f"memory of a device: {parts}; {size(self.total)}"
+        found = f"; config.model.remat=auto took {self.remat}" if self.remat else ""
         if self.device:
-            return f"{total} of {size(self.device)} available"
-        return f"{total} needed; the device does not report its limit"
+            return f"{total} of {size(self.device)} available{found}"
+        return f"{total} needed; the device does not report its limit{found}"
+
+    @property
+    def fits(self) -> bool:
+        """Whether it does, as far as the limit is known."""
+        return not self.device or self.total <= self.device
 
 
 def bytes_of(tree: Any) -> int:
@@ -101,7 +115,7 @@ def bytes_of(tree: Any) -> int:
 
 def check(need: Budget, config: ml_collections.ConfigDict, devices: int) -> None:
     """Raises UserError where a run cannot fit."""
-    if need.device and need.total > need.device:
+    if not need.fits:
         raise UserError(f"The run does not fit ({need}); {remedies(config, devices, need)}.")
 
 
@@ -130,7 +144,7 @@ def remedies(config: ml_collections.ConfigDict, devices: int, need: Budget | Non
         return need is None or part > 0.1 * need.total
 
     options = []
-    if "remat" in model and model.remat != "full":
+    if "remat" in model and "full" not in (model.remat, need and need.remat):
         options.append("recompute activations with --config.model.remat=full")
     if config.data.resident != "never" and large(need.images if need else 0):
         options.append("stream the images with --config.data.resident=never")

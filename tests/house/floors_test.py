@@ -50,6 +50,7 @@ OWNERS = {
 
 READS_ENVIRONMENT = {
     "facenet_jax/runtime/workdir.py": "writes the XLA and JAX variables of a run down for later",
+    "facenet_jax/bench/slices.py": "libtpu reads there that it need not ask what machine this is",
     "scripts/benchmark_torch.py": "two frameworks share a GPU, so JAX must not take all memory",
 }
 """The only modules that look at os.environ: what a run does is decided by its config alone."""

@@ -11,11 +11,13 @@ from facenet_jax.models.layers import (
     Block,
     Dense,
     LayerNorm,
+    apart,
     attention,
     drop_path,
     gelu,
-    scores,
+    joined,
 )
+from facenet_jax.runtime import fit
 from tests.support import tiny_run as tiny
 from tests.support.tiny_run import noise
 
@@ -113,7 +115,8 @@ def block(**options):
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def run_block(layer, variables, x, train=False):
-    return layer.apply(variables, x, jnp.float32(0.3), train, rngs={"dropout": KEY})
+    parts = layer.apply(variables, apart(x), jnp.float32(0.3), train, rngs={"dropout": KEY})
+    return joined(parts)
 
 
 def block_in_numpy(params, x, heads):
@@ -143,7 +146,7 @@ def block_in_numpy(params, x, heads):
 
 def test_block_equals_numpy_with_exact_gelu():
     layer, x = block(), noise(2, 5, 8)
-    variables = shaken(layer, x, jnp.float32(0), False)
+    variables = shaken(layer, [x], jnp.float32(0), False)
     expected = block_in_numpy(variables["params"], np.asarray(x, np.float64), 2)
     np.testing.assert_allclose(run_block(layer, variables, x), expected, rtol=1e-5, atol=1e-5)
 
@@ -152,7 +155,7 @@ def test_block_equals_numpy_with_exact_gelu():
 def test_class_only_block_gives_the_class_token_and_gradients_of_the_whole_block(train):
     """Drop path included: it acts on samples, so both forms draw the same mask."""
     layer, short, x = block(drop=True), block(drop=True, class_only=True), noise(4, 5, 8)
-    variables = shaken(layer, x, jnp.float32(0), False)
+    variables = shaken(layer, [x], jnp.float32(0), False)
 
     def first(layer):
         return lambda v: jnp.sum(jnp.sin(run_block(layer, v, x, train)[:, 0]))
@@ -170,7 +173,7 @@ def test_class_only_block_gives_the_class_token_and_gradients_of_the_whole_block
 def test_bfloat16_products_leave_the_residual_stream_float32():
     x = noise(2, 5, 8, scale=1000.0)
     layer, exact = block(dtype=jnp.bfloat16), block()
-    variables = shaken(exact, x, jnp.float32(0), False)
+    variables = shaken(exact, [x], jnp.float32(0), False)
     with jax.numpy_dtype_promotion("standard"):  # which jax.nn.dot_product_attention needs
         y = run_block(layer, variables, x)
     assert y.dtype == jnp.float32
@@ -178,33 +181,67 @@ def test_bfloat16_products_leave_the_residual_stream_float32():
     np.testing.assert_allclose(y, run_block(exact, variables, x), rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize("queries", [9, 1])
-def test_attention_is_that_of_jax(queries):
-    """Values and gradients, in float32."""
-    q, k, v, g = (tiny.noise(2, t, 3, 8, seed=i) for i, t in enumerate((queries, 9, 9, queries)))
+def test_dense_orders_heads_inside_its_product():
+    """The parameters are those of the plain layer: heads are runs of columns."""
+    layer, x = Dense(12), noise(2, 5, 8)
+    variables = shaken(layer, x)
+    plain = layer.apply(variables, x, slice(4, 12)).reshape(2, 5, 2, 4).swapaxes(1, 2)
+    heads = layer.apply(variables, x, 2, slice(4, 12), method="to_heads")
+    np.testing.assert_allclose(heads, plain, rtol=1e-5, atol=1e-6)
+    x = noise(2, 2, 5, 4)
+    plain = layer.apply(variables, x.swapaxes(1, 2).reshape(2, 5, 8))
+    back = layer.apply(variables, x, method="from_heads")
+    np.testing.assert_allclose(back, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_a_block_does_not_see_how_its_tokens_are_divided():
+    layer, x = block(drop=True), noise(4, 5, 8)
+    variables = shaken(layer, [x], jnp.float32(0), False)
+    for train in (False, True):
+        whole = layer.apply(variables, [x], jnp.float32(0.3), train, rngs={"dropout": KEY})[0]
+        np.testing.assert_allclose(
+            run_block(layer, variables, x, train), whole, rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("ends", [(), (1,), (1, 4)])
+def test_attention_is_that_of_jax(ends):
+    """Values and gradients, in float32, with the tokens in one, two and three parts."""
+    q, k, v, g = (tiny.noise(2, 9, 3, 8, seed=i) for i in range(4))
+
+    def ours(q, k, v):
+        parts = [jnp.split(x.swapaxes(1, 2), ends, axis=2) for x in (q, k, v)]
+        return jnp.concatenate(attention(*parts), axis=2).swapaxes(1, 2)
 
     @functools.partial(jax.jit, static_argnums=0)
     def both(function, *inputs):
         out, vjp = jax.vjp(function, *inputs)
         return out, vjp(g)
 
-    ours, our_gradients = both(attention, q, k, v)
-    theirs, their_gradients = both(jax.nn.dot_product_attention, q, k, v)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-    for a, b in zip(our_gradients, their_gradients, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    values, gradients = both(ours, q, k, v)
+    expected, expected_gradients = both(jax.nn.dot_product_attention, q, k, v)
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
+    for a, b in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
 
 
 def test_attention_multiplies_bfloat16_alone_and_sums_scores_in_float32():
-    q, k, v, g = (tiny.noise(2, 9, 3, 8, seed=i) for i in range(4))
+    q, k, v, g = (tiny.noise(2, 3, 9, 8, seed=i) for i in range(4))
+
+    def one(q, k, v):
+        return attention([q], [k], [v])[0]
+
+    def products(function, *inputs):
+        found = fit.equations(jax.make_jaxpr(function)(*inputs).jaxpr)
+        return [x for x in found if x.primitive.name == "dot_general"]
+
     half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
-    assert scores(*half[:2]).dtype == jnp.float32
-    _, vjp = jax.vjp(attention, *half)
-    text = str(jax.make_jaxpr(vjp)(g.astype(jnp.bfloat16)))
-    products = [line for line in text.splitlines() if "dot_general" in line]
-    assert products
-    assert not [line for line in products if "f32" in line.split("=")[0].replace("bf16", "")]
-    exact = jax.vjp(attention, q, k, v)[1](g)
+    _, vjp = jax.vjp(one, *half)
+    forward, backward = products(one, *half), products(vjp, g.astype(jnp.bfloat16))
+    assert (len(forward), len(backward)) == (2, 4)
+    assert {x.aval.dtype for e in forward + backward for x in e.invars} == {jnp.dtype("bfloat16")}
+    assert forward[0].outvars[0].aval.dtype == jnp.float32
+    exact = jax.vjp(one, q, k, v)[1](g)
     for a, b in zip(vjp(g.astype(jnp.bfloat16)), exact, strict=True):
         assert a.dtype == jnp.bfloat16
         assert np.abs(np.asarray(a, np.float32) - b).max() < 0.02 * np.abs(b).max()

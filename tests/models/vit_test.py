@@ -132,7 +132,7 @@ def test_blocks_run_in_the_order_of_their_parameters():
     one = jax.jit(lambda own, x: block.apply(own, x, jnp.float32(0), False))
     for i in range(3):
         own = {"params": jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])}
-        x = one(own, x)
+        x = vit.joined(one(own, vit.apart(x)))
     np.testing.assert_allclose(run(layer, variables, images), x, rtol=1e-5, atol=1e-5)
 
 

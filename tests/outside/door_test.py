@@ -328,7 +328,7 @@ def traced(c):
     """All that happens before the first step but compiling."""
     run = runs.open_run(c)
     images = runs.training_images(run)
-    runs.lower_step(run, runs.state_shapes(run), images, run.schedule)
+    runs.trace_step(run, runs.state_shapes(run), images, run.schedule).lower()
 
 
 def sampled(name):

@@ -6,6 +6,7 @@ import pytest
 
 from data_tfds.errors import UserError
 from facenet_jax import run as runs
+from facenet_jax.inputs import dataset as datasets
 from facenet_jax.inputs import stream
 from facenet_jax.runtime import memory
 from facenet_jax.runtime.memory import Budget
@@ -40,10 +41,10 @@ def test_the_images_of_a_run_are_those_of_all_its_splits():
     dataset, config = tiny.dataset(), tiny.config()
     of_sample = 3 * 32 * 16 * 3
     train, test = 32 * of_sample, 2 * 16 * of_sample
-    assert runs.image_bytes(dataset, config, training=True) == (train + test, of_sample)
-    assert runs.image_bytes(dataset, config, training=False) == (test, of_sample)
+    assert datasets.image_bytes(dataset, config, training=True) == (train + test, of_sample)
+    assert datasets.image_bytes(dataset, config, training=False) == (test, of_sample)
     held_out = tiny.dataset(validation=tiny.training_split(2))
-    assert runs.image_bytes(held_out, config, training=True)[0] == train + test + 16 * of_sample
+    assert datasets.image_bytes(held_out, config, training=True)[0] == train + test + 16 * of_sample
 
 
 def test_a_container_has_what_it_is_given(tmp_path, monkeypatch):
