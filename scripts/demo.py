@@ -2,8 +2,8 @@
 
 Renders vehicles in three modalities as a WMVeID863 tree, then calls main.py, which prepares it as
 the data set `rendered`, trains FACENet, evaluates it, exports embeddings and writes a page with
-pictures of the result, report.html. Below its scores stand
-those recorded of the baseline without FACENet's own parts.
+pictures of the result, report.html. Below its scores stand those recorded of the baseline without
+FACENet's own parts.
 """
 
 import argparse
