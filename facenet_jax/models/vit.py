@@ -243,7 +243,7 @@ class Trunk(nn.Module):
         embed = Dense(self.width, dtype=self.dtype, kernel_init=init, name="patch")
         x = embed(patches(images, self.patch, self.stride)).astype(jnp.float32)
         token = self.param("class_token", normal_002, (1, self.width))
-        x = jnp.concatenate([jnp.broadcast_to(token[None], (len(x), 1, self.width)), x], axis=1)
+        x = jnp.concatenate([jnp.broadcast_to(token[None], (x.shape[0], 1, self.width)), x], axis=1)
         rows, columns = grid(images.shape[1:3], self.patch, self.stride)
         x = x + self.param("position", sincos_position, rows, columns, self.width)[None]
         x = x if added is None else x + added[:, None]
