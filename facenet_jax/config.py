@@ -35,6 +35,8 @@ from facenet_jax.options import (
 )
 from facenet_jax.options import defaults as default_values
 
+FILTERS = ("bicubic", "bilinear", "lanczos")
+
 DATA: Options = {
     "name": Option(
         "wmveid863",
@@ -47,12 +49,8 @@ DATA: Options = {
         "data/prepared", "prepared data sets, each under a fingerprint of its source", some_text()
     ),
     "image_size": Option((256, 128), "height, width in pixels", numbers(2, whole(1))),
-    "train_resize": Option(
-        "bicubic", "filter of training images", one_of("bicubic", "bilinear", "lanczos")
-    ),
-    "test_resize": Option(
-        "bicubic", "filter of test images", one_of("bicubic", "bilinear", "lanczos")
-    ),
+    "train_resize": Option("bicubic", "filter of training images", one_of(*FILTERS)),
+    "test_resize": Option("bicubic", "filter of test images", one_of(*FILTERS)),
     "validation_identities": Option(
         0, "training identities left out of training, to choose the best checkpoint", whole(0)
     ),
@@ -65,9 +63,7 @@ DATA: Options = {
     "max_pixels": Option(
         Limits.pixels, "of an image; a larger one is refused unread", whole(1, PILLOW_MOST_PIXELS)
     ),
-    "max_file_bytes": Option(
-        Limits.file_bytes, "of a file, also as unpacked; a larger one is refused unread", whole(1)
-    ),
+    "max_file_bytes": Option(Limits.file_bytes, "of a file; a larger is refused", whole(1)),
     "changed": Option(
         "error",
         "files other than those that a workdir was trained and scored on are an error, or accepted "
@@ -156,6 +152,11 @@ EVALUATE: Options = {
         "last", "the checkpoint whose embeddings are exported", one_of("last", "best")
     ),
     "centre": Option(False, "match embeddings less the mean of the gallery", switch()),
+    "flare_weight": Option(
+        1.0,
+        "what a flared modality counts in matching; below 1 each part has unit length",
+        above(0, 1),
+    ),
     "expand": Option(
         (), "neighbours, alpha of query expansion (alpha 0: AQE), scored as refined", MEANS
     ),
@@ -300,6 +301,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     found = problems(options, values, "config") + found
     if not found and not any(section.weight for section in config.losses.values()):
         found.append("every weight in config.losses is 0, so there is nothing to learn")
+    refined = [name for name in ("expand", "augment_gallery", "rerank") if config.evaluate[name]]
+    if not found and refined and config.evaluate.flare_weight < 1:
+        found.append(
+            f"config.evaluate.{refined[0]} does not know config.evaluate.flare_weight; take one"
+        )
     found = found or models.problems(config)
     if found:
         raise UserError(f"{'; '.join(found)}. All options are in facenet_jax/config.py.")

@@ -21,6 +21,7 @@ from facenet_jax.embed import (
 )
 from facenet_jax.retrieval import breakdown, calibration, sanity_baselines
 from facenet_jax.retrieval.missing import subsets
+from facenet_jax.retrieval.reliability import of_flare
 from facenet_jax.retrieval.report import report
 from facenet_jax.run import (
     Run,
@@ -46,7 +47,27 @@ def score(run: Run, state: State, of: EvalSet, embedded: Embedded | None = None)
 
 def ranked(run: Run, embedded: Embedded, of: EvalSet) -> retrieval.Result:
     """The ranking of the set, by the protocol and as `config.evaluate` wants it."""
-    return retrieval.evaluate(*embedded, of.protocol, centre=run.config.evaluate.centre)
+    options = run.config.evaluate
+    weights = (
+        reliabilities(embedded, of, options.flare_weight) if options.flare_weight < 1 else None
+    )
+    return retrieval.evaluate(*embedded, of.protocol, centre=options.centre, reliabilities=weights)
+
+
+def reliabilities(
+    embedded: Embedded, of: EvalSet, weight: float
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """What the parts of query [Q, P] and gallery [G, P] count: `weight` where they are flared.
+
+    None for embeddings without parts, such as pixels, and where flare is not known.
+    """
+    found = []
+    for side, half in zip(embedded, (of.query, of.gallery), strict=True):
+        if not side.parts or "flare" not in side.labels:
+            return None
+        flare, modalities = side.labels["flare"], half.split.modalities
+        found.append(of_flare(flare, modalities, list(side.parts), weight))
+    return tuple(found)
 
 
 def refinements(run: Run) -> dict[str, tuple]:
@@ -193,7 +214,8 @@ def open_trained(
     saved = {step: checkpoints.metrics(step) or {} for step in checkpoints.steps()}
     epochs = {step: scores["epoch"] for step, scores in saved.items() if "epoch" in scores}
     # What training scored is comparable only by the same rule.
-    same = stored.read_config(workdir).evaluate.centre == config.evaluate.centre
+    before, now = stored.read_config(workdir).evaluate, config.evaluate
+    same = (before.centre, before.flare_weight) == (now.centre, now.flare_weight)
     own = folder == workdir and same and not changed
     return dataclasses.replace(run, epochs=epochs), checkpoints, folder, own
 

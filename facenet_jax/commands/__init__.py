@@ -46,6 +46,7 @@ COMMANDS = {
     "render": Command("facenet_jax.commands.render:main", "render a data set, to try things with"),
     "convert": Command("facenet_jax.commands.convert:main", "weights of the authors' release"),
     "benchmark": Command("facenet_jax.commands.benchmark:main", "time a recipe on random pixels"),
+    "table": Command("facenet_jax.commands.table:main", "run a table of a paper, with intervals"),
 }
 """In the order of --help."""
 

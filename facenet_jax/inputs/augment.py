@@ -9,6 +9,7 @@ import numpy as np
 
 from data_tfds.errors import UserError
 from facenet_jax.inputs.channels import of_visible
+from facenet_jax.inputs.flare import flared
 from facenet_jax.options import (
     Option,
     Options,
@@ -43,6 +44,7 @@ OPTIONS: Options = {
         "adapt_grey: the same, or unchanged, or half of those grey (CAJ)",
         one_of("none", "rcc", "exchange", "exchange_grey", "adapt", "adapt_grey"),
     ),
+    "flare": Option(0.0, "probability of flare over visible and near-infrared", between(0, 1)),
     "modality_dropout": Option(
         (),
         "probability, for each modality, that a sample of a batch lacks it in training; () for "
@@ -118,6 +120,7 @@ def augment(
 
     `modalities` names the M; the channels of the visible ones are changed as `channels` says, see
     `inputs.channels`: of rcc before everything else, of the others after it, as in CAJ's release.
+    Flare with probability `flare`, before everything else, see `inputs.flare`.
     Flip left to right with probability `flip`; a black border of `pad` pixels, then a crop back to
     H x W at a uniform place; random erasing with probability `erase`, which fills its box with
     `erase_fill` after normalisation, or with what `erase_with` says. The M images of a sample are
@@ -128,7 +131,10 @@ def augment(
     flip_key, top_key, left_key, erase_key, shape = draws(
         key, (count, batch), not config.per_modality
     )
-    channel_key, noise_key = (jax.random.fold_in(key, number) for number in (4, 5))  # split has 0-3
+    # split has 0-3
+    channel_key, noise_key, flare_key = (jax.random.fold_in(key, number) for number in (4, 5, 6))
+    if config.flare:
+        images = flared(images, flare_key, config.flare, tuple(modalities))
     if config.channels == "rcc":
         images = of_visible(images, channel_key, config.channels, modalities)
     flip = jnp.broadcast_to(jax.random.bernoulli(flip_key, config.flip, shape), (count, batch))

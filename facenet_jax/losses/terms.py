@@ -43,14 +43,20 @@ def triplet(
     on: Names = (),
     margin: Annotated[float, at_least(0)] = 0.0,
     together: bool = False,
+    normalise: bool = False,
 ) -> jax.Array:
     """Batch-hard triplet loss, summed over features; `margin` 0 is the soft margin (Eq. 9).
+
+    `normalise` compares unit vectors: features cannot shrink all distances to 0, where the loss
+    otherwise comes to rest at ln 2, or at the margin.
 
     `together` makes one list of the rows of all features, so that anchors of one modality meet
     those of another.
     """
     return sum(
-        identity.batch_hard_triplet(features, labels, margin or None, present)
+        identity.batch_hard_triplet(
+            centres.unit(features) if normalise else features, labels, margin or None, present
+        )
         for features, labels, present in lists(outputs, batch, on, together)
     )
 

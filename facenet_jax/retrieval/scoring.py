@@ -6,7 +6,7 @@ import numpy as np
 
 from data_tfds.errors import UserError
 from data_tfds.samples import Protocol
-from facenet_jax.retrieval import expansion, protocols
+from facenet_jax.retrieval import expansion, protocols, reliability
 from facenet_jax.retrieval.distances import Euclidean, given_rows
 from facenet_jax.retrieval.embeddings import Embeddings
 from facenet_jax.retrieval.metrics import PerQuery, rank
@@ -58,14 +58,17 @@ def evaluate(
     centre: bool = False,
     expand: tuple[int, float] | None = None,
     augment_gallery: tuple[int, float] | None = None,
+    reliabilities: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Result:
     """The ranking of every query in every trial of the protocol.
 
     Distances are Euclidean between L2-normalised embeddings; with `rerank` (k1, k2, lambda) they
     are re-ranked within each trial; with `centre`, of embeddings less the mean of the gallery, see
     `centred`; with `augment_gallery` and `expand` (neighbours, alpha), of first the gallery's and
-    then the queries' means with their neighbours, see `expansion`. The sides are taken as they are:
-    which split and modalities they come from is the caller's part of the protocol.
+    then the queries' means with their neighbours, see `expansion`. With `reliabilities` of the
+    parts of query [Q, P] and gallery [G, P] the distances are those of `retrieval.reliability`
+    instead. The sides are taken as they are: which split and modalities they come from is the
+    caller's part of the protocol.
     UserError for labels that the protocol needs and a side lacks or does not know, for trials that
     are no gallery rows, and for embeddings of different widths or with values that are not finite.
     """
@@ -75,13 +78,25 @@ def evaluate(
         protocols.refuse_own_rows(protocol, query, gallery)
     if centre:
         query, gallery = centred(query, gallery)
+    if reliabilities is not None and (rerank or expand or augment_gallery):
+        raise UserError(
+            "Re-ranking, query expansion and augmentation of the gallery know no reliabilities of "
+            "parts (config.evaluate.flare_weight below 1); take one of them."
+        )
     labels = gallery.by_name
     rankings = []
     for rows in protocols.trials(protocol, labels, len(gallery)):
         embedding, chosen = gallery.embedding, labels
+        of_gallery = None if reliabilities is None else reliabilities[1]
         if rows is not None:
             embedding = embedding[rows]
             chosen = {name: values[rows] for name, values in labels.items()}
+            of_gallery = None if of_gallery is None else of_gallery[rows]
+        if of_gallery is not None:
+            part = gallery if rows is None else _of_rows(gallery, rows)
+            found = reliability.blocks(query, part, reliabilities[0], of_gallery)
+            rankings.append(_given(query, found, chosen, protocol))
+            continue
         side = query
         if augment_gallery:
             embedding = expansion.augment(embedding, *augment_gallery)
@@ -98,6 +113,21 @@ def evaluate(
         found = shown(distances.rows(relevance.valid), "ranking", len(relevance.valid), "queries")
         rankings.append(rank(iter(found), relevance, protocol.collapse))
     return Result(protocol, rankings, centre)
+
+
+def _of_rows(side, rows):
+    """Some rows of a side."""
+    labels = {name: values[rows] for name, values in side.labels.items()}
+    fields = {name: getattr(side, name)[rows] for name in ("embedding", "identity", "name")}
+    return dataclasses.replace(side, **fields, labels=labels)
+
+
+def _given(query, blocks, labels, protocol):
+    """The ranking of one trial by distances that come in blocks, the queries in order."""
+    count = len(labels["identity"])
+    relevance = protocols.relevance(protocol, query.by_name, labels, len(query), np.arange(count))
+    found = given_rows(blocks, len(query), count, relevance.valid)
+    return rank(iter(found), relevance, protocol.collapse)
 
 
 def _reranked(query, embedding, labels, protocol, parameters):

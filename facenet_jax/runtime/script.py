@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ml_collections
 
@@ -37,21 +38,24 @@ def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:
     for a file that is missing or has no such function; an error within the file passes.
     """
     path, _, argument = str(path).partition(":")
+    get_config = function_of(path, "get_config", "config", "configs/")
+    return get_config(argument) if argument else get_config()
+
+
+def function_of(path: str, name: str, kind: str, home: str) -> Callable[..., Any]:
+    """The function `name` of a Python file, a `kind` of file whose own ones lie in `home`."""
     file = next((p for p in (pathlib.Path(path), ROOT / path) if p.is_file()), None)
+    ours = f"the {'recipes' if kind == 'config' else f'{kind}s'} are in {home}"
     if file is None:
-        raise UserError(f"The config file {path} does not exist; the recipes are in configs/.", 2)
+        raise UserError(f"The {kind} file {path} does not exist; {ours}.", 2)
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None:
-        raise UserError(f"The config file {path} is not a Python file (.py).", 2)
+        raise UserError(f"The {kind} file {path} is not a Python file (.py).", 2)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(
-            f"{path} has no function get_config(), so it is not a config file; the recipes are in "
-            "configs/.",
-            2,
-        )
-    return module.get_config(argument) if argument else module.get_config()
+    if not hasattr(module, name):
+        raise UserError(f"{path} has no function {name}(), so it is not a {kind} file; {ours}.", 2)
+    return getattr(module, name)
 
 
 def run(main: Callable[[], int | None]) -> int:

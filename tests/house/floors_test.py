@@ -24,7 +24,7 @@ FLOORS = (
     ("embed",),
     ("evaluate",),
     ("train", "api"),
-    ("bench", "parity", "report", "export"),
+    ("bench", "parity", "lab", "report", "export"),
     ("configs",),
     ("commands",),
     ("scripts", "main", "tests"),

@@ -206,6 +206,7 @@ def test_a_section_of_a_loss_has_the_parameters_of_its_function():
         "on": (),
         "margin": 0.3,
         "together": False,
+        "normalise": False,
     }
     section.weight = ((0.0, 0.0), (1.0, 2.0))  # a table where a number was
     config = tiny.get_config()

@@ -1,0 +1,38 @@
+"""What helps on flared queries: FACENet flare, and what is matched (docs/flare.md)."""
+
+from facenet_jax.lab import Row, Table
+
+AFTER = {"model.neck_feature": "after"}
+CENTRED = {"evaluate.centre": True}
+WEIGHED = {**AFTER, "evaluate.flare_weight": 0.5}
+FLARE = {"augment.flare": 0.5}
+UNIT = {"losses.triplet.normalise": True, "losses.triplet.margin": 0.3}
+NO_METRIC = {"losses.triplet.weight": 0.0}
+STREAMS = "three_stream"
+
+
+def get_table() -> Table:
+    """The baseline matched in four ways, and each method under the paper's way and the best."""
+    plain, best = "baseline", "baseline after"
+    return Table(
+        "Flare awareness",
+        "configs/demo.py",
+        (
+            Row(plain, argument=STREAMS),
+            Row("baseline centred", argument=STREAMS, scored=CENTRED),
+            Row(best, argument=STREAMS, scored=AFTER),
+            Row("baseline after centred", argument=STREAMS, scored={**AFTER, **CENTRED}),
+            Row("plus", argument=STREAMS, scored=WEIGHED),
+            Row("plus against after", argument=STREAMS, scored=WEIGHED, against=best),
+            Row("FACENet"),
+            Row("FACENet after", scored=AFTER, against=best),
+            Row("flare", FLARE, STREAMS),
+            Row("flare after", FLARE, STREAMS, scored=AFTER, against=best),
+            Row("unit triplet loss", UNIT, STREAMS),
+            Row("unit triplet loss after", UNIT, STREAMS, scored=AFTER, against=best),
+            Row("no metric loss", NO_METRIC, STREAMS),
+            Row("no metric loss after", NO_METRIC, STREAMS, scored=AFTER, against=best),
+            Row("FACENet flare", FLARE),
+            Row("FACENet flare after", FLARE, scored=AFTER, against=best),
+        ),
+    )

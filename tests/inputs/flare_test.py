@@ -1,0 +1,71 @@
+"""Flare over training images against a slow twin, and what it leaves alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from facenet_jax.inputs import flare
+from facenet_jax.inputs.augment import augment
+from tests.support import tiny_run as tiny
+
+SIZE = (12, 20)
+
+
+def images(batch=40):
+    rng = np.random.default_rng(0)
+    return jnp.asarray(rng.integers(0, 200, (3, batch, *SIZE, 3), dtype=np.uint8))
+
+
+def test_the_field_is_that_of_the_twin():
+    rng = np.random.default_rng(1)
+    sources, streaks = 2, 3
+    x, y, strength, radius = rng.uniform(1, 9, (4, sources))
+    thin, reach = rng.uniform(1, 9, (2, sources, streaks))
+    angle, on = rng.uniform(-1, 2, streaks), np.array([True, False, True])
+    expected = np.zeros(SIZE)
+    for row in range(SIZE[0]):
+        for column in range(SIZE[1]):
+            for s in range(sources):
+                dx, dy = column - x[s], row - y[s]
+                expected[row, column] += strength[s] / (1 + (dx * dx + dy * dy) / radius[s] ** 2)
+                for k in range(streaks):
+                    across = (dy * np.cos(angle[k]) - dx * np.sin(angle[k])) / thin[s, k]
+                    along = (dx * np.cos(angle[k]) + dy * np.sin(angle[k])) / reach[s, k]
+                    light = 0.8 * strength[s] / ((1 + across**2) * (1 + along**2))
+                    expected[row, column] += light * on[k]
+    values = (x, y, strength, radius, thin, reach, angle, on)
+    found = flare.field_of(SIZE, *map(jnp.asarray, values))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_some_samples_are_blinded_and_thermal_never():
+    before = images()
+    draw = jax.jit(lambda x, key: flare.flared(x, key, 0.5, tiny.MODALITIES))
+    after = np.asarray(draw(before, jax.random.key(0)))
+    np.testing.assert_array_equal(after[2], before[2])
+    changed = (after != before).any((2, 3, 4))[:2]
+    np.testing.assert_array_equal(changed[0], changed[1])  # a spared one has a haze
+    assert 10 < changed[0].sum() < 30
+    share = (after[:2].min(-1) >= 251).mean((2, 3))  # the core saturates all three channels
+    blinded = share > 0.05
+    assert blinded[changed].mean() > 0.5
+    assert (blinded <= changed).all()
+    assert (blinded.any(0) == changed[0]).all()
+    assert share.max() < 0.35
+
+
+def test_without_near_infrared_visible_is_always_hit():
+    before = images()[:1]
+    after = np.asarray(flare.flared(before, jax.random.key(1), 1.0, tiny.MODALITIES[:1]))
+    assert ((after.min(-1) >= 251).mean((2, 3)) > 0.05).all()
+
+
+def test_off_it_changes_nothing_of_the_other_draws():
+    c = tiny.config().augment
+    c.flip, c.pad, c.erase = 0.5, 2, 0.0
+    key = jax.random.key(3)
+    off = augment(images(), key, c, modalities=tiny.MODALITIES)
+    c.flare = 1.0
+    on = augment(images(), key, c, modalities=tiny.MODALITIES)
+    np.testing.assert_array_equal(on[2], off[2])
+    assert (np.asarray(on[:2]) != np.asarray(off[:2])).any()
