@@ -1,8 +1,9 @@
 """The main job on a set rendered here: what `make demo` runs. No GPU, no data set, no download.
 
 Renders vehicles in three modalities as a WMVeID863 tree, then calls main.py, which prepares it as
-the data set `rendered`, trains FACENet, evaluates it and exports embeddings. Below its scores stand
-those recorded of the baseline without FACENet's own parts.
+the data set `rendered`, trains FACENet, evaluates it, exports embeddings and writes a page with
+pictures of the result, report.html. Below its scores stand those recorded of the baseline without
+FACENet's own parts.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def main() -> int:
     parser.add_argument("--workdir", help="folder of the run; runs/<name of the config>")
     arguments, rest = parser.parse_known_args()
 
-    train = [sys.executable, "main.py", "--config", arguments.config]
+    train = [sys.executable, "main.py", "--config", arguments.config, "--report"]
     train += ["--workdir", arguments.workdir] if arguments.workdir else []
     seconds = []
     for command in ([sys.executable, "scripts/render.py", "data/rendered"], train + rest):

@@ -38,6 +38,9 @@ COMMANDS = {
         "facenet_jax.commands.compare:main", "say how sure one run is better than another"
     ),
     "report": Command("facenet_jax.commands.report:main", "write a page about one run or two"),
+    "export": Command(
+        "facenet_jax.commands.export:main", "write a network to run without this package"
+    ),
     "doctor": Command("facenet_jax.commands.doctor:main", "find what is wrong with a data set"),
     "prepare": Command("facenet_jax.commands.prepare:main", "prepare a data set for training"),
     "render": Command("facenet_jax.commands.render:main", "render a data set, to try things with"),

@@ -61,7 +61,7 @@ class NonLocal(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[B, H, W, C] to [B, H, W, C] float32."""
-        rows = x.reshape(len(x), -1, x.shape[-1])
+        rows = x.reshape(x.shape[0], -1, x.shape[-1])
         theta, phi, g = (
             Dense(self.width, dtype=self.dtype, name=name)(rows) for name in ("theta", "phi", "g")
         )

@@ -254,7 +254,7 @@ class Trunk(nn.Module):
         token = self.param("class_token", normal_002, (1, self.width))
         rows, columns = grid(images.shape[1:3], self.patch, self.stride)
         position = self.param("position", sincos_position, rows, columns, self.width)[None]
-        first = jnp.broadcast_to(token[None] + position[:, :1], (len(x), 1, self.width))
+        first = jnp.broadcast_to(token[None] + position[:, :1], (x.shape[0], 1, self.width))
         x = [first, x + position[:, 1:]]
         x = x if added is None else [part + added[:, None] for part in x]
         if self.depth == 0:

@@ -104,7 +104,7 @@ def masks(run: Finished) -> list[Block]:
             for name, of in values.items():
                 low, high = of[m, i].min(), of[m, i].max()
                 shown = picture([overlay(images[m, i], of[m, i], low, high)])
-                tiles.append(Tile(shown, f"{name}: {low:.2f} to {high:.2f}"))
+                tiles.append(Tile(shown, f"{name}: {low:.3f} to {high:.3f}"))
         blocks.append(Tiles(f"Query {run.query.name[row]}", tiles))
     words = (
         "The mean over the channels of a mask, 0: own tokens, 1: thermal ones. Each map on its own "

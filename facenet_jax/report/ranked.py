@@ -25,6 +25,8 @@ def lists(run: Finished) -> list[Block]:
     images = [pixels(split) for split in splits]
     precision = dict(zip(of.query.tolist(), of.average_precision.tolist(), strict=True))
     blocks: list[Block] = []
+    if run.config.evaluate.flare_weight < 1:
+        blocks.append(Text("Scored with evaluate.flare_weight; the lists are by plain distance."))
     for words, row in chosen(run):
         tiles = [Tile(picture([one[row] for one in images[0]]), "query", "query")]
         for rank, (place, kind) in enumerate(ranked(run, row), start=1):

@@ -26,7 +26,7 @@ PARTS: Sequence[tuple[str, str, Callable[[Finished], list[Block]]]] = (
     ("Map of the gallery", "Near points have near embeddings.", curves.gallery_map),
     (
         "Flare masks",
-        "Where the network distrusts its own tokens, before and after mutual prediction (MFMP).",
+        "How much of each patch would be thermal, before and after mutual prediction (MFMP).",
         inside.masks,
     ),
     (

@@ -167,7 +167,7 @@ def test_masks_are_those_of_the_network(workdirs, here, network):
     assert labels["flare"][0].all()  # every query of this set is flared
     extras = inside.outputs(network, images, labels).extras
     expected = np.asarray(jax.nn.sigmoid(extras["mfmp"][1, 0]).mean(axis=-1))
-    assert shown[0].tiles[5].label == f"after MFMP: {expected.min():.2f} to {expected.max():.2f}"
+    assert shown[0].tiles[5].label == f"after MFMP: {expected.min():.3f} to {expected.max():.3f}"
     assert rows[0] == int(np.flatnonzero(run.query.name == shown[0].caption.split()[1])[0])
 
 
