@@ -96,7 +96,7 @@ largest value, on random images; a file beyond {TOLERANCE:g} is not written.
 Images are uint8 `[n, {height}, {width}, 3]`, RGB, resized to this size by Pillow's
 {data.test_resize} filter; a grey image is three times the same channel. Everything
 else is inside. The result is float32, not normalised.
-{flare_words(network, first)}
+{removal_words(network)}{flare_words(network, first)}
 ```python
 {USE[name](written[0])}
 ```
@@ -113,6 +113,17 @@ Modalities are compared with themselves: a visible query finds nothing in a
 thermal gallery unless the model was trained for it. Samples unlike those of its
 training ({data.name}, {spec.identities} identities) were not measured.
 Recognising persons or vehicles may be restricted by law where you are.
+"""
+
+
+def removal_words(network: Network) -> str:
+    """What to do to images before the resize, where the network was trained on such ones."""
+    rule = network.config.data.flare_removal
+    if rule == "none":
+        return ""
+    return f"""
+Before the resize, set the saturated pixels (251..255) of visible and near-infrared
+images to 0, by the rule {rule} of data_tfds.flare.removed; the network was trained so.
 """
 
 
