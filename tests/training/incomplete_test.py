@@ -123,6 +123,7 @@ def test_a_stream_with_missing_images_gives_the_bits_of_the_resident_run():
     jax.tree.map(np.testing.assert_array_equal, streamed, resident)
 
 
+@pytest.mark.slow  # two compilations for two devices
 def test_a_dropped_modality_is_one_that_the_data_lack():
     """Dropped in every sample, it leaves the run of data without it, to rounding."""
     split = tiny.training_split()
@@ -132,7 +133,7 @@ def test_a_dropped_modality_is_one_that_the_data_lack():
     c = config(augment__modality_dropout=(1.0, 0.0, 0.0))
     dropped = trained(tiny.Trainer(c, 2, data=tiny.dataset(train=split)))
     lacking = trained(tiny.Trainer(config(), 2, data=without))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), dropped, lacking)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), dropped, lacking)
 
 
 def test_losses_over_centres_of_modalities_need_all_images():

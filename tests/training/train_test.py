@@ -291,7 +291,8 @@ def test_a_workdir_is_scored_on_any_other_data_set(place, straight, copy):
     assert result["best_in_training"]["gallery"] == 6  # scored again, on these data
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        *("config.json", "data.json", "environment-evaluate.json", "result.json", "embeddings"),
+        *("config.json", "data.json", "environment-evaluate.json", "result.json", "scores.json"),
+        "embeddings",
     }
     with np.load(folder / "embeddings" / "gallery.npz") as file:
         assert set(file["identity"]) == {7, 8, 9}

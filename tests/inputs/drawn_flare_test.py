@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from facenet_jax.inputs import flare
 from facenet_jax.inputs.augment import augment
@@ -54,6 +55,7 @@ def test_some_samples_are_blinded_and_thermal_never():
     assert share.max() < 0.35
 
 
+@pytest.mark.slow
 def test_without_near_infrared_visible_is_always_hit():
     before = images()[:1]
     after = np.asarray(flare.flared(before, jax.random.key(1), 1.0, tiny.MODALITIES[:1]))
