@@ -195,8 +195,8 @@ class Network:
         """
         path = self.folder / "embeddings" / "threshold.json"
         found = read_json(path, self.folder) if path.exists() else {"step": None}
-        if found["step"] != self.step:
-            has = "none" if found["step"] is None else f"those of step {found['step']}"
+        if found.get("step") != self.step:
+            has = "none" if found.get("step") is None else f"those of step {found['step']}"
             raise UserError(
                 f"same() needs the thresholds of step {self.step} in {path}, which has {has}; "
                 f"write them with facenet evaluate --workdir {self.folder} "

@@ -1,7 +1,8 @@
 """Every common option once, with its unit and its legal values; and the one check of a config.
 
-A config has the sections below, `model` (the options of the model that `model.name` names) and
-`losses` (one section for each loss). On the command line: --config.section.option=value.
+A config has the sections below (the options of `augment` and `sampler` are in inputs/), `model`
+(the options of the model that `model.name` names) and `losses` (one section for each loss).
+On the command line: --config.section.option=value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -98,15 +99,6 @@ DATA: Options = {
     ),
 }
 
-SAMPLER: Options = {
-    "name": Option(
-        "pk",
-        "pk: of each sample all its images | cross_modal: images of each modality by themselves, "
-        "for sets that are not aligned; or the import path of your own",
-        some_text(),
-    ),
-}
-
 TRAIN: Options = {
     "identities_per_batch": Option(8, "P", whole(1)),
     "samples_per_identity": Option(4, "K", whole(1)),
@@ -178,7 +170,7 @@ SECTIONS: Mapping[str, Option | Options] = {
     "seed": Option(0, "of the parameters, the order and the augmentation", whole(0, 2**32 - 1)),
     "data": DATA,
     "augment": augment.OPTIONS,
-    "sampler": SAMPLER,
+    "sampler": samplers.OPTIONS,
     "train": TRAIN,
     "optim": OPTIM,
     "evaluate": EVALUATE,
@@ -259,8 +251,8 @@ def model_options(config: ml_collections.ConfigDict) -> Options:
 
 def sampler_options(config: ml_collections.ConfigDict) -> Options:
     """The options of the section `sampler`."""
-    name = config.sampler.name if "sampler" in config else SAMPLER["name"].default
-    return SAMPLER | options_of(samplers.find(name))
+    name = config.sampler.name if "sampler" in config else samplers.OPTIONS["name"].default
+    return samplers.OPTIONS | options_of(samplers.find(name))
 
 
 def term_options(config: ml_collections.ConfigDict, label: str) -> Options:
@@ -306,9 +298,22 @@ def check(config: ml_collections.ConfigDict) -> None:
         found.append(
             f"config.evaluate.{refined[0]} does not know config.evaluate.flare_weight; take one"
         )
+    if not found and config.augment.flare and config.data.flare_rule != "per_modality":
+        found.append(
+            f"config.augment.flare labels each modality by itself, config.data.flare_rule is "
+            f"{config.data.flare_rule!r}; set it to 'per_modality' or augment.flare to 0"
+        )
     found = found or models.problems(config)
     if found:
-        raise UserError(f"{'; '.join(found)}. All options are in facenet_jax/config.py.")
+        raise UserError(f"{'; '.join(found)}. facenet train --help lists all options.")
+
+
+def loosen(config: ml_collections.ConfigDict) -> None:
+    """Let the weight of every loss take a table where it is a number; see `loss`."""
+    for section in config.losses.values():
+        weight = section.weight
+        del section["weight"]
+        section.weight = ml_collections.FieldReference(weight, field_type=object)
 
 
 def describe(config: ml_collections.ConfigDict) -> list[tuple[str, Any, Option]]:

@@ -21,8 +21,8 @@ from facenet_jax.embed import (
 )
 from facenet_jax.retrieval import breakdown, calibration, sanity_baselines
 from facenet_jax.retrieval.missing import subsets
-from facenet_jax.retrieval.reliability import of_flare
 from facenet_jax.retrieval.report import report
+from facenet_jax.retrieval.scoring import configured
 from facenet_jax.run import (
     Run,
     open_run,
@@ -47,27 +47,8 @@ def score(run: Run, state: State, of: EvalSet, embedded: Embedded | None = None)
 
 def ranked(run: Run, embedded: Embedded, of: EvalSet) -> retrieval.Result:
     """The ranking of the set, by the protocol and as `config.evaluate` wants it."""
-    options = run.config.evaluate
-    weights = (
-        reliabilities(embedded, of, options.flare_weight) if options.flare_weight < 1 else None
-    )
-    return retrieval.evaluate(*embedded, of.protocol, centre=options.centre, reliabilities=weights)
-
-
-def reliabilities(
-    embedded: Embedded, of: EvalSet, weight: float
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """What the parts of query [Q, P] and gallery [G, P] count: `weight` where they are flared.
-
-    None for embeddings without parts, such as pixels, and where flare is not known.
-    """
-    found = []
-    for side, half in zip(embedded, (of.query, of.gallery), strict=True):
-        if not side.parts or "flare" not in side.labels:
-            return None
-        flare, modalities = side.labels["flare"], half.split.modalities
-        found.append(of_flare(flare, modalities, list(side.parts), weight))
-    return tuple(found)
+    options, modalities = run.config.evaluate, of.query.split.modalities
+    return configured(*embedded, of.protocol, options, modalities)
 
 
 def refinements(run: Run) -> dict[str, tuple]:
@@ -79,11 +60,6 @@ def refinements(run: Run) -> dict[str, tuple]:
         k1, k2, weight = options.rerank
         found["rerank"] = (int(k1), int(k2), float(weight))
     return found
-
-
-def detailed(run: Run, embedded: Embedded, of: EvalSet) -> dict[str, Any]:
-    """The intervals of the scores, the rates of pairs, and the scores by label."""
-    return breakdown.details(*embedded, of.protocol, ranked(run, embedded, of))
 
 
 def baselines(run: Run, of: EvalSet) -> dict[str, dict[str, Any]]:
@@ -244,7 +220,9 @@ def finish(
     """
     options = run.config.evaluate
     embedded = embedded or embed(run, last, of)
-    result = {"protocol": run.dataset.protocol.name, "last": score(run, last, of, embedded)}
+    ranking = ranked(run, embedded, of)
+    scores = ranking.metrics() | run.when(int(last.step))
+    result = {"protocol": run.dataset.protocol.name, "last": scores}
     best = best_step(checkpoints) if options.export == "best" else checkpoints.best()
     validated = run.config.data.validation_identities > 0 and best is not None
     rescored = best is not None and (validated or not own)
@@ -262,18 +240,19 @@ def finish(
         result |= baselines(run, of)
     if options.export == "best":
         embedded = embed(run, chosen, of)
+        ranking = ranked(run, embedded, of)
+    exported = best if options.export == "best" else int(last.step)
     refined = refinements(run)
     if refined:
-        ranking = retrieval.evaluate(*embedded, of.protocol, centre=options.centre, **refined)
-        exported = int((chosen if options.export == "best" else last).step)
+        other = retrieval.evaluate(*embedded, of.protocol, centre=options.centre, **refined)
         said = {name: list(values) for name, values in refined.items()}
-        result["refined"] = ranking.metrics() | said | run.when(exported)
+        result["refined"] = other.metrics() | said | run.when(exported)
     table = per_modality(run, last, of) if options.per_modality else None
     if jax.process_index() == 0:
-        exported = best if options.export == "best" else int(last.step)
         export(folder / "embeddings", embedded, exported, of.protocol)
         write_json(folder / "result.json", result)
-        write_json(folder / "scores.json", {"step": exported} | detailed(run, embedded, of))
+        details = breakdown.details(*embedded, of.protocol, ranking)
+        write_json(folder / "scores.json", {"step": exported} | details)
         if table:
             write_json(folder / "per_modality.json", table)
     logging.info("%s", report(result, table))

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from facenet_jax import objective
-from facenet_jax.inputs.augment import augment, drop_modalities, normalise
+from facenet_jax.inputs.augment import augment, change_samples, normalise
 from facenet_jax.inputs.device import DeviceSplit, gather
 from facenet_jax.models import Model, contract
 from facenet_jax.optim import Groups, descend
@@ -77,12 +77,8 @@ def train_step(
     terms, step = objective.terms(config), state.step
     augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step))
     images, batch = gather(data, schedule.rows[step], step, mesh)
-    images, present = drop_modalities(
-        images,
-        batch.present,
-        jax.random.fold_in(augment_key, 6),  # augment has the lower numbers
-        config.augment.modality_dropout,
-        model.spec.modalities,
+    images, batch = change_samples(
+        images, batch, augment_key, config.augment, model.spec.modalities
     )
     images = augment(
         images,
@@ -92,7 +88,7 @@ def train_step(
         model.pixel_std,
         model.spec.modalities,
     )
-    batch = dataclasses.replace(batch, images=images, present=present)
+    batch = dataclasses.replace(batch, images=images)
     progress = step.astype(jnp.float32) / schedule.steps
 
     def loss(params):

@@ -87,10 +87,7 @@ def complete(config: ml_collections.ConfigDict) -> list[str]:
 
     with config.unlocked():
         fill(config, defaults(configs.schema(config)), "")
-        for section in config.losses.values():
-            weight = section.weight
-            del section["weight"]
-            section.weight = ml_collections.FieldReference(weight, field_type=object)
+        configs.loosen(config)
     return added
 
 

@@ -27,7 +27,7 @@ from facenet_jax.inputs.stream import shapes
 from facenet_jax.run import Run
 from facenet_jax.runtime import memory
 from facenet_jax.runtime.mesh import check_divides, make_mesh
-from facenet_jax.step import make_extract
+from facenet_jax.step import make_extract, schedule
 
 PEAK_SIDE = 4096
 """Of the square bfloat16 product whose estimate is taken as the peak; larger ones are slower."""
@@ -129,7 +129,8 @@ def estimate(config: ml_collections.ConfigDict, what: str, on: Target) -> dict[s
     try:
         if what == "train":
             batch, steps = run.plan.batch, config.train.steps_per_dispatch
-            state, plan = runs.state_shapes(run), placed(run.schedule, on.mesh)
+            plan = placed(schedule(run.plan.rows, run.rates), on.mesh)
+            state = runs.state_shapes(run)
             remat, compiled = runs.fitted_step(run, state, data, plan, limit=on.limit)
             known["training_steps"] = len(run.plan.epoch)
             known["remat"] = remat or config.model.get("remat", "")
@@ -178,6 +179,7 @@ def times(program: hlo.Program, batch: int, steps: int, flops: int, on: Target) 
         "flops_per_sample": flops,
         "share_of_peak": flops * batch / on.devices / seconds / on.peak,
         "moves_share": sum(cost.cycles for cost in costs if cost.moves) / total,
+        "stacks_share": sum(cost.cycles for cost in costs if cost.takes) / total,
         "kernels_without_estimate": sum(
             cost.instruction.opcode == "custom-call" and "tpu_custom_call" in cost.instruction.text
             for cost in costs
@@ -218,7 +220,8 @@ def report(found: Mapping[str, Any]) -> str:
         f"{found['samples_per_second']:.0f} samples/s",
         f"  {100 * found['share_of_peak']:.1f} % of the {peak:.0f} TFLOP/s of a device that it "
         f"estimates for a bfloat16 product of {PEAK_SIDE}^3",
-        f"  copies and changes of layout: {100 * found['moves_share']:.1f} % of the estimate",
+        f"  copies and changes of layout: {100 * found['moves_share']:.1f} % of the estimate; "
+        f"entries of layers taken out of stacks: {100 * found['stacks_share']:.1f} %",
     ]
     if "training_steps" in found:
         hours = found["training_steps"] * found["step_seconds"] / 3600

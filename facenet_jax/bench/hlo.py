@@ -70,6 +70,7 @@ class Cost:
     times: int
     source: str  # "file.py:line function", "" where the program does not say
     moves: bool  # a copy or a change of layout, nothing else
+    takes: bool  # takes the entry of a layer out of a stack of them, nothing else
 
     @property
     def cycles(self) -> int:
@@ -114,7 +115,9 @@ class Program:
             elif each.opcode == "call":
                 yield from self.walk(each.called[0], times)
             else:
-                yield Cost(each, times, self.source(each), self.moves(each))
+                takes = self.work(each) == {"dynamic-slice"}
+                moves = self.moves(each) and not takes
+                yield Cost(each, times, self.source(each), moves, takes)
 
     def trips(self, loop: Instruction, condition: str) -> int:
         """How often a loop runs: what is known of it, or the one constant of its condition."""
@@ -135,10 +138,19 @@ class Program:
             return True
         if each.opcode != "fusion":
             return False
-        inside = [x for name in each.called for x in self.computations.get(name, ())]
-        work = {x.opcode for x in inside} - NO_WORK
-        types = {kind for x in inside for kind in re.findall(r"^\(?(bf16|f32)\[", x.text)}
+        found = (re.findall(r"^\(?(bf16|f32)\[", x.text) for x in self.inside(each))
+        types, work = {kind for kinds in found for kind in kinds}, self.work(each)
         return bool(work) and work <= MOVING and len(types) == 1
+
+    def inside(self, each: Instruction) -> list[Instruction]:
+        """The instructions of the computations that an instruction names."""
+        return [x for name in each.called for x in self.computations.get(name, ())]
+
+    def work(self, each: Instruction) -> set[str]:
+        """The operations of a fusion that say what it does; of others their own."""
+        if each.opcode != "fusion":
+            return {each.opcode}
+        return {x.opcode for x in self.inside(each)} - NO_WORK
 
     def source(self, each: Instruction) -> str:
         """The innermost line of our own code that an instruction comes from."""

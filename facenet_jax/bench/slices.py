@@ -64,9 +64,7 @@ def chip(name: str) -> Chip:
 def refuse(name: str) -> None:
     """Raises UserError for a slice that is not known, and where libtpu is not installed."""
     if name not in SLICES:
-        raise UserError(
-            f"'{name}' is no slice that is known here; choose one of {', '.join(SLICES)}.", 2
-        )
+        raise UserError(f"'{name}' is no known slice; choose one of {', '.join(SLICES)}.", 2)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "The compiler for TPUs is not installed: pip install -e '.[tpu]' -c constraints.txt "

@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     target = pathlib.Path(values.json) if values.json else None
     if target and not target.absolute().parent.is_dir():
         raise UserError(f"--json {target} lies in a folder that does not exist; make it first.", 2)
+    cli.set_up_log()
     on, found = estimate.target(named[0]), []
     for what in WHAT[1:] if values.what == "both" else (values.what,):
         found.append(estimate.estimate(values.config, what, on))

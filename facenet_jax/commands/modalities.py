@@ -44,12 +44,13 @@ def tables(run: Run, state: State, of: EvalSet) -> dict[str, Any]:
             f"The embedding of {run.config.model.name} has the parts {', '.join(parts) or 'none'}, "
             f"not one for each of {', '.join(names)}."
         )
-    sides = (query, gallery, protocol)
+    sides, centre = (query, gallery, protocol), run.config.evaluate.centre
     return {
         "protocol": protocol.name,
         "step": int(state.step),
-        "subsets": {m: missing.each_against_each(*sides, m) for m in missing.MATCHINGS},
-        "at_random": {m: missing.at_random(*sides, m) for m in missing.MATCHINGS},
+        "centred": centre,
+        "subsets": {m: missing.each_against_each(*sides, m, centre) for m in missing.MATCHINGS},
+        "at_random": {m: missing.at_random(*sides, m, centre=centre) for m in missing.MATCHINGS},
     }
 
 
@@ -67,4 +68,6 @@ def of_workdir(config: ml_collections.ConfigDict, workdir: Place) -> None:
         found["step"],
         missing.text(found["subsets"], found["at_random"]),
     )
+    if config.evaluate.flare_weight < 1:
+        logging.info("config.evaluate.flare_weight is not used in these tables.")
     checkpoints.close()

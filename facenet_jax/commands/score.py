@@ -20,7 +20,7 @@ from collections.abc import Collection, Sequence
 from data_tfds.errors import UserError
 from data_tfds.samples import Protocol
 from facenet_jax import retrieval
-from facenet_jax.retrieval import Embeddings, breakdown, protocols
+from facenet_jax.retrieval import Embeddings, breakdown, protocols, reliability
 from facenet_jax.retrieval.report import details, table
 from facenet_jax.runtime.arguments import Parser
 
@@ -42,6 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--centre",
         action="store_true",
         help="subtract the mean of the gallery from all embeddings first",
+    )
+    parser.add_argument(
+        "--flare_weight",
+        type=float,
+        default=1.0,
+        help="what a flared modality counts, above 0; below 1 each part has unit length",
     )
     parser.add_argument("--rerank", help="k1,k2,lambda of k-reciprocal re-ranking, as in 20,6,0.3")
     parser.add_argument("--expand", help="neighbours,alpha of query expansion; alpha 0 is AQE")
@@ -80,8 +86,16 @@ def evaluate(options: argparse.Namespace) -> dict:
         for name in ("expand", "augment_gallery")
         if getattr(options, name) is not None
     }
+    weights = None
+    if options.flare_weight != 1:
+        names = list(whole[0].parts)
+        weights = reliability.of_flare(query, gallery, names, options.flare_weight)
     result = retrieval.evaluate(
-        query, gallery, protocol, rerank=rerank, centre=options.centre, **averaged
+        *(query, gallery, protocol),
+        rerank=rerank,
+        centre=options.centre,
+        reliabilities=weights,
+        **averaged,
     )
     scores = {
         "protocol": protocol.name,
@@ -92,6 +106,7 @@ def evaluate(options: argparse.Namespace) -> dict:
             name: dict(zip(("neighbours", "alpha"), pair, strict=True))
             for name, pair in averaged.items()
         },
+        **({"flare_weight": options.flare_weight} if weights else {}),
         **result.metrics(),
     }
     if options.details:

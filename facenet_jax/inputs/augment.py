@@ -1,5 +1,6 @@
 """Augmentation on the device: channels, flip, pad and crop, erase. Pure functions of a key."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -21,6 +22,7 @@ from facenet_jax.options import (
     switch,
     whole,
 )
+from facenet_jax.types import Batch
 
 OPTIONS: Options = {
     "flip": Option(0.5, "probability of a flip from left to right", between(0, 1)),
@@ -44,7 +46,11 @@ OPTIONS: Options = {
         "adapt_grey: the same, or unchanged, or half of those grey (CAJ)",
         one_of("none", "rcc", "exchange", "exchange_grey", "adapt", "adapt_grey"),
     ),
-    "flare": Option(0.0, "probability of flare over visible and near-infrared", between(0, 1)),
+    "flare": Option(
+        0.0,
+        "probability that flare is drawn over visible and near-infrared images of a sample",
+        between(0, 1),
+    ),
     "modality_dropout": Option(
         (),
         "probability, for each modality, that a sample of a batch lacks it in training; () for "
@@ -78,6 +84,29 @@ def normalise(
 def draws(key: jax.Array, shape: tuple[int, int], shared: bool) -> tuple[jax.Array, ...]:
     """Keys of flip, top, left, erase and the shape they draw; one row for all if shared."""
     return *jax.random.split(key, 4), ((1, shape[1]) if shared else shape)
+
+
+def change_samples(
+    images: jax.Array,
+    batch: Batch,
+    key: jax.Array,
+    config: ml_collections.ConfigDict,
+    modalities: Sequence[str],
+) -> tuple[jax.Array, Batch]:
+    """(images uint8 [M, B, H, W, 3], batch) after what also changes what is known of a sample.
+
+    With probability `flare` flare is drawn over a sample, and its label says so; then images are
+    dropped by `modality_dropout`. Before `augment`, with the same key.
+    """
+    flare_key, drop_key = (jax.random.fold_in(key, number) for number in (6, 7))  # augment has 0-5
+    if config.flare:
+        images, hit = flared(images, batch.present, flare_key, config.flare, modalities)
+        flare = batch.labels["flare"] | hit
+        batch = dataclasses.replace(batch, labels={**batch.labels, "flare": flare})
+    images, present = drop_modalities(
+        images, batch.present, drop_key, config.modality_dropout, modalities
+    )
+    return images, dataclasses.replace(batch, present=present)
 
 
 def drop_modalities(
@@ -120,7 +149,6 @@ def augment(
 
     `modalities` names the M; the channels of the visible ones are changed as `channels` says, see
     `inputs.channels`: of rcc before everything else, of the others after it, as in CAJ's release.
-    Flare with probability `flare`, before everything else, see `inputs.flare`.
     Flip left to right with probability `flip`; a black border of `pad` pixels, then a crop back to
     H x W at a uniform place; random erasing with probability `erase`, which fills its box with
     `erase_fill` after normalisation, or with what `erase_with` says. The M images of a sample are
@@ -132,9 +160,7 @@ def augment(
         key, (count, batch), not config.per_modality
     )
     # split has 0-3
-    channel_key, noise_key, flare_key = (jax.random.fold_in(key, number) for number in (4, 5, 6))
-    if config.flare:
-        images = flared(images, flare_key, config.flare, tuple(modalities))
+    channel_key, noise_key = (jax.random.fold_in(key, number) for number in (4, 5))  # split has 0-3
     if config.channels == "rcc":
         images = of_visible(images, channel_key, config.channels, modalities)
     flip = jnp.broadcast_to(jax.random.bernoulli(flip_key, config.flip, shape), (count, batch))

@@ -21,18 +21,25 @@ WHICH_SHARES = (0.56, 0.22, 0.22)
 
 
 def flared(
-    images: jax.Array, key: jax.Array, probability: float, modalities: Sequence[str]
-) -> jax.Array:
-    """uint8 images [M, B, H, W, 3], flare drawn over each sample with this probability.
+    images: jax.Array,
+    present: jax.Array | None,
+    key: jax.Array,
+    probability: float,
+    modalities: Sequence[str],
+) -> tuple[jax.Array, jax.Array]:
+    """(images uint8 [M, B, H, W, 3] with flare over each sample with this probability, which of
+    them are blinded by it: bool [M, B]).
 
-    `modalities` names the M. Where one of visible and near-infrared is missing, the other is hit
-    whenever its sample is.
+    `modalities` names the M, `present` [M, B] says which images there are (None: all). Data without
+    visible or without near-infrared images have the other blinded whenever a sample is hit.
     """
     batch = images.shape[1]
     on_key, which_key, light_key = jax.random.split(key, 3)
     on = jax.random.bernoulli(on_key, probability, (batch,))
     which = jax.random.choice(which_key, 3, (batch,), p=jnp.asarray(WHICH_SHARES))
     hits = jnp.asarray(WHICH)[which].T  # [2, B]
+    there = jnp.ones(images.shape[:2], bool) if present is None else present
+    blinded = jnp.zeros_like(there)
     places = [modalities.index(m) if m in modalities else None for m in MODALITIES]
     for number, place in enumerate(places):
         if place is None:
@@ -41,9 +48,11 @@ def flared(
         keys = jax.random.split(jax.random.fold_in(light_key, number), batch)
         tinted = number == 0  # lamps are warm, and a colour camera sees it
         drawn = jax.vmap(lambda x, k, h, t=tinted: composited(x, k, h, t))(images[place], keys, hit)
-        changed = jnp.where(on[:, None, None, None], drawn, images[place])
+        lit = on & there[place]
+        changed = jnp.where(lit[:, None, None, None], drawn, images[place])
         images = images.at[place].set(changed)
-    return images
+        blinded = blinded.at[place].set(lit & hit)
+    return images, blinded
 
 
 def composited(image: jax.Array, key: jax.Array, hit: jax.Array, tinted: bool) -> jax.Array:

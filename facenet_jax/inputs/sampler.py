@@ -16,7 +16,17 @@ from absl import logging
 from data_tfds import door
 from data_tfds.errors import UserError
 from data_tfds.samples import Split
-from facenet_jax.options import shown
+from facenet_jax.options import Option, Options, shown, some_text
+
+OPTIONS: Options = {
+    "name": Option(
+        "pk",
+        "pk: of each sample all its images | cross_modal: images of each modality by themselves, "
+        "for sets that are not aligned; or the import path of your own",
+        some_text(),
+    ),
+}
+"""Of the section `sampler` of a config; the parameters of the sampler are further ones."""
 
 PLAN_BYTES = 2**30
 PLAN_STEPS = 500_000

@@ -7,7 +7,6 @@ with `modalities` [M].
 
 import hashlib
 import io
-import itertools
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from facenet_jax import stored
 from facenet_jax.embed import embed, test_set
 from facenet_jax.evaluate import ranked
 from facenet_jax.lab.tables import changed
-from facenet_jax.retrieval import Result
+from facenet_jax.retrieval import Result, missing
 from facenet_jax.run import open_run, saved_state
 from facenet_jax.runtime.checkpoint import open_checkpoints
 from facenet_jax.runtime.writers import write_json
@@ -48,12 +47,10 @@ def listed(workdir: Place, scored: Mapping[str, Any], which: str) -> Place:
 
 def subsets_of(modalities: Sequence[str], which: str) -> list[str]:
     """The subsets to score: "whole", "some" (each alone and the first two, too) or "every"."""
-    count = len(modalities)
-    sizes = {"whole": (), "some": (1, 2), "every": range(1, count)}[which]
-    subsets = [each for size in sizes for each in itertools.combinations(modalities, size)]
-    if which == "some":
-        subsets = [each for each in subsets if len(each) == 1 or each == tuple(modalities[:2])]
-    return [WHOLE, *("+".join(each) for each in subsets if len(each) < count)]
+    names = tuple(modalities)
+    proper = [each for each in missing.subsets(names) if each != names]
+    some = [each for each in proper if len(each) == 1 or each == names[:2]]
+    return [WHOLE, *("+".join(x) for x in {"whole": [], "some": some, "every": proper}[which])]
 
 
 def write(workdir: Place, scored: Mapping[str, Any], which: str) -> None:

@@ -12,7 +12,7 @@ import ml_collections
 from absl import flags
 
 from data_tfds.errors import UserError
-from facenet_jax.config import as_config, check
+from facenet_jax.config import as_config, check, loosen
 from facenet_jax.runtime import cli, script
 
 HOME = "configs/tables"
@@ -89,10 +89,7 @@ def config_of(table: Table, row: Row, seed: int, start: Start) -> ml_collections
     base = (start.config or table.config) + (f":{row.argument}" if row.argument else "")
     file = row.config or base
     config = as_config(script.load_config(file).to_dict())
-    for section in config.losses.values():
-        weight = section.weight
-        del section["weight"]
-        section.weight = ml_collections.FieldReference(weight, field_type=object)
+    loosen(config)
     if start.options:
         values = flags.FlagValues()
         cli.define_stored(config, values)

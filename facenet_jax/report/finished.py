@@ -16,7 +16,7 @@ from facenet_jax.embed import side
 from facenet_jax.inputs import dataset as datasets
 from facenet_jax.inputs.dataset import Dataset
 from facenet_jax.retrieval import Embeddings, breakdown, protocols, verification
-from facenet_jax.retrieval.reliability import of_flare
+from facenet_jax.retrieval.scoring import configured
 from facenet_jax.runtime.workdir import read_json
 
 
@@ -42,17 +42,8 @@ class Finished:
     @functools.cached_property
     def ranking(self) -> retrieval.Result:
         """The ranking of all queries, as the config wants it."""
-        sides, options = (self.query, self.gallery), self.config.evaluate
-        weights = None
-        if options.flare_weight < 1 and all("flare" in side.labels for side in sides):
-            names = stored.read_spec(self.folder).modalities
-            weights = tuple(
-                of_flare(side.labels["flare"], names, list(side.parts), options.flare_weight)
-                for side in sides
-            )
-        return retrieval.evaluate(
-            *sides, self.protocol, centre=options.centre, reliabilities=weights
-        )
+        options, modalities = self.config.evaluate, list(self.query.parts)
+        return configured(self.query, self.gallery, self.protocol, options, modalities)
 
     @functools.cached_property
     def sides(self) -> tuple[Embeddings, Embeddings]:

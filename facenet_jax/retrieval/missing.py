@@ -63,23 +63,22 @@ def joined(by_subset: BySubset, present: np.ndarray, matching: str) -> Embedding
 
 
 def each_against_each(
-    query: BySubset, gallery: BySubset, protocol: Protocol, matching: str
+    query: BySubset, gallery: BySubset, protocol: Protocol, matching: str, centre: bool = False
 ) -> dict[str, dict[str, dict[str, Any] | None]]:
     """{modalities of the queries: {those of the gallery: scores}}, joined by +.
 
-    None where nothing is shared and `matching` is "shared".
+    None where nothing is shared and `matching` is "shared". `centre` as of `evaluate`.
     """
+    rows, columns = (
+        {subset: joined(side, _all_have(side, subset), matching) for subset in side}
+        for side in (query, gallery)
+    )
     table: dict[str, dict[str, dict[str, Any] | None]] = {}
-    for of_query in query:
+    for of_query, left in rows.items():
         row = table["+".join(of_query)] = {}
-        for of_gallery in gallery:
-            scores = None
-            if matching == "mean" or set(of_query) & set(of_gallery):
-                sides = [
-                    joined(side, _all_have(side, subset), matching)
-                    for side, subset in ((query, of_query), (gallery, of_gallery))
-                ]
-                scores = evaluate(*sides, protocol).metrics()
+        for of_gallery, right in columns.items():
+            compared = matching == "mean" or set(of_query) & set(of_gallery)
+            scores = evaluate(left, right, protocol, centre=centre).metrics() if compared else None
             row["+".join(of_gallery)] = scores
     return table
 
@@ -90,13 +89,14 @@ def at_random(
     protocol: Protocol,
     matching: str,
     *,
+    centre: bool = False,
     ratios: Iterable[float] = RATIOS,
     seeds: Sequence[int] = tuple(range(1, 11)),
 ) -> list[dict[str, Any]]:
     """Scores where a share of all samples, queries and gallery together, lacks modalities.
 
     For each ratio {"ratio", "mAP", "R-1", "deviation": {"mAP", "R-1"}} over the seeds, as in
-    CCNet's Fig. 10; see `draw`.
+    CCNet's Fig. 10; see `draw`. `centre` as of `evaluate`.
     """
     whole = [side[max(side, key=len)] for side in (query, gallery)]
     had = np.concatenate([_present(side) for side in whole])
@@ -111,7 +111,7 @@ def at_random(
                 joined(side, present, matching)
                 for side, present in zip((query, gallery), halves, strict=True)
             ]
-            metrics = evaluate(*sides, protocol).metrics()
+            metrics = evaluate(*sides, protocol, centre=centre).metrics()
             scores.append((metrics["mAP"], metrics["cmc"]["1"]))
         mean, spread = np.mean(scores, axis=0), np.std(scores, axis=0)
         named = [dict(zip(("mAP", "R-1"), map(float, x), strict=True)) for x in (mean, spread)]

@@ -56,8 +56,25 @@ def unit_parts(side: Embeddings) -> list[np.ndarray]:
     return [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in columns]
 
 
-def of_flare(flare: np.ndarray, modalities: Sequence[str], parts: Sequence[str], weight: float):
-    """Reliabilities [N, P] of parts that are modalities: `weight` where flared [N, M], else 1."""
-    named = dict(zip(modalities, flare.T, strict=True))
-    clean = np.zeros(len(flare), bool)
-    return np.stack([np.where(named.get(part, clean), weight, 1.0) for part in parts], axis=1)
+def of_flare(
+    query: Embeddings, gallery: Embeddings, modalities: Sequence[str], weight: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reliabilities [Q, P] and [G, P] of parts that are modalities: `weight` where flared, else 1.
+
+    `modalities` are the M of the label `flare` [N, M]. UserError where a side has no such label, or
+    one of another number of modalities.
+    """
+    found = []
+    for side in (query, gallery):
+        flare = side.labels.get("flare")
+        if flare is None or flare.shape[1] != len(modalities):
+            has = "no label flare" if flare is None else f"flare of {flare.shape[1]} modalities"
+            raise UserError(
+                f"A flare weight below 1 needs to know which of {', '.join(modalities) or 'none'} "
+                f"is flared, but {side.origin or 'a side'} has {has}; set it to 1."
+            )
+        named = dict(zip(modalities, flare.T, strict=True))
+        clean = np.zeros(len(side), bool)
+        columns = [np.where(named.get(part, clean), weight, 1.0) for part in side.parts]
+        found.append(np.stack(columns, axis=1))
+    return found[0], found[1]

@@ -1,6 +1,8 @@
 """The score of a query side against a gallery side under a protocol, over all its trials."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -113,6 +115,24 @@ def evaluate(
         found = shown(distances.rows(relevance.valid), "ranking", len(relevance.valid), "queries")
         rankings.append(rank(iter(found), relevance, protocol.collapse))
     return Result(protocol, rankings, centre)
+
+
+def configured(
+    query: Embeddings,
+    gallery: Embeddings,
+    protocol: Protocol,
+    options: Any,
+    modalities: Sequence[str],
+) -> Result:
+    """`evaluate`, as `centre` and `flare_weight` of the section `evaluate` of a config want it.
+
+    `modalities` are the M of the label `flare` [N, M]. Features without parts, such as pixels, are
+    compared as a whole. UserError as by `evaluate` and `reliability.of_flare`.
+    """
+    weights = None
+    if options.flare_weight < 1 and query.parts:
+        weights = reliability.of_flare(query, gallery, modalities, options.flare_weight)
+    return evaluate(query, gallery, protocol, centre=options.centre, reliabilities=weights)
 
 
 def _of_rows(side, rows):

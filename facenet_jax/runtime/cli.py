@@ -93,7 +93,7 @@ def explained() -> Iterator[None]:
         name, near = re.search(r"\w+", text)[0], re.search(r'mean "(\w+)"', text)
         hint = f" Did you mean {near[1]}?" if near else ""
         raise UserError(
-            f"The config has no option '{name}'.{hint} All options are in facenet_jax/config.py.", 2
+            f"The config has no option '{name}'.{hint} facenet train --help lists all options.", 2
         ) from error
     except flags.Error as error:
         text = str(error).removesuffix(".").replace(" ?", "?")

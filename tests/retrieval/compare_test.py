@@ -9,7 +9,9 @@ import pytest
 from data_tfds.errors import UserError
 from data_tfds.samples import Protocol
 from facenet_jax import commands, retrieval
+from facenet_jax import config as configs
 from facenet_jax.retrieval import breakdown, compare, intervals
+from facenet_jax.runtime.writers import write_json
 from tests.retrieval.breakdown_test import CAMERA, sides
 
 
@@ -73,3 +75,23 @@ def test_the_command(tmp_path, capsys):
     assert len(found["queries"]["first"]) == 20
     assert commands.main(["compare", str(tmp_path / "nothing"), folders[0]]) != 0
     assert "There is no folder" in capsys.readouterr().err
+
+
+def test_each_run_is_matched_as_its_config_says(tmp_path, capsys):
+    query, gallery = sides()
+    folders = [tmp_path / name for name in ("plain", "centred")]
+    for folder in folders:
+        for file, side in (("query", query), ("gallery", gallery)):
+            side.write(folder / "embeddings" / f"{file}.npz")
+        (folder / "result.json").write_text('{"protocol": "camera"}')
+        config = configs.default_config("three_stream")
+        config.evaluate.centre = folder.name == "centred"
+        write_json(folder / "config.json", config.to_dict())
+    out = tmp_path / "out.json"
+    assert commands.main(["compare", *map(str, folders), "--json", str(out)]) == 0
+    assert "B with evaluate.centre=True, evaluate.flare_weight=1" in capsys.readouterr().out
+    found = json.loads(out.read_text())["scores"]["mAP"]
+    plain = retrieval.evaluate(query, gallery, CAMERA).metrics()["mAP"]
+    centred = retrieval.evaluate(query, gallery, CAMERA, centre=True).metrics()["mAP"]
+    assert plain != centred
+    assert (found["first"], found["second"]) == pytest.approx((plain, centred))

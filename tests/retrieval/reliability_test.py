@@ -1,13 +1,17 @@
 """Weighted parts against a slow twin, and through the evaluation."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from data_tfds.errors import UserError
 from data_tfds.samples import Protocol
 from facenet_jax import retrieval
 from facenet_jax.retrieval import Embeddings, reliability
 from facenet_jax.retrieval.metrics import per_query_of_distances
+from facenet_jax.retrieval.scoring import configured
 
 PARTS = {"visible": (0, 3), "thermal": (3, 7)}
 
@@ -42,9 +46,7 @@ def twin(query, gallery, of_query, of_gallery):
 def sides(monkeypatch):
     monkeypatch.setattr(reliability, "BLOCK", 4)
     query, gallery = side(9, 0), side(16, 1)
-    names = list(PARTS)
-    weights = [reliability.of_flare(x.labels["flare"], names, names, 0.3) for x in (query, gallery)]
-    return query, gallery, weights
+    return query, gallery, reliability.of_flare(query, gallery, list(PARTS), 0.3)
 
 
 def test_distances_are_those_of_the_twin(sides):
@@ -56,7 +58,7 @@ def test_distances_are_those_of_the_twin(sides):
 def test_evaluation_ranks_by_them(sides):
     query, gallery, weights = sides
     protocol = Protocol("x/camera", junk="camera")
-    result = retrieval.evaluate(query, gallery, protocol, reliabilities=tuple(weights))
+    result = retrieval.evaluate(query, gallery, protocol, reliabilities=weights)
     labels = [x.identity for x in (query, gallery)] + [x.labels["camera"] for x in (query, gallery)]
     distances = np.concatenate(list(reliability.blocks(query, gallery, *weights)))
     expected = per_query_of_distances([distances], *labels)
@@ -68,7 +70,7 @@ def test_trials_take_their_rows_of_the_weights(sides):
     query, gallery, weights = sides
     rows = np.array([15, 2, 4, 9, 5, 7, 1, 12])
     protocol = Protocol("x/none", junk="none", trials=lambda labels: [rows])
-    result = retrieval.evaluate(query, gallery, protocol, reliabilities=tuple(weights))
+    result = retrieval.evaluate(query, gallery, protocol, reliabilities=weights)
     expected = per_query_of_distances(
         [twin(query, gallery, *weights)[:, rows]], query.identity, gallery.identity[rows]
     )
@@ -77,10 +79,29 @@ def test_trials_take_their_rows_of_the_weights(sides):
 
 
 def test_of_flare_takes_the_columns_of_the_parts_by_name():
+    one = side(2, 0)
     flare = np.array([[True, False, False], [False, True, False]])
-    names = ("visible", "near_infrared", "thermal")
-    found = reliability.of_flare(flare, names, ["thermal", "near_infrared"], 0.5)
-    np.testing.assert_array_equal(found, [[1, 1], [1, 0.5]])
+    one = dataclasses.replace(one, labels={"flare": flare})
+    names = ("near_infrared", "visible", "thermal")
+    found, same = reliability.of_flare(one, one, names, 0.5)
+    np.testing.assert_array_equal(found, [[1, 1], [0.5, 1]])  # visible, thermal
+    np.testing.assert_array_equal(same, found)
+    with pytest.raises(UserError, match="a side has flare of 3 modalities; set it to 1"):
+        reliability.of_flare(one, one, names[1:], 0.5)
+    with pytest.raises(UserError, match="a side has no label flare"):
+        reliability.of_flare(dataclasses.replace(one, labels={}), one, names, 0.5)
+
+
+def test_options_of_a_config_say_how_to_match(sides):
+    query, gallery, weights = sides
+    protocol = Protocol("x/camera", junk="camera")
+    options = ConfigDict({"centre": True, "flare_weight": 0.3})
+    found = configured(query, gallery, protocol, options, list(PARTS)).metrics()
+    expected = retrieval.evaluate(query, gallery, protocol, centre=True, reliabilities=weights)
+    assert found == expected.metrics()
+    options.flare_weight = 1.0
+    expected = retrieval.evaluate(query, gallery, protocol, centre=True).metrics()
+    assert configured(query, gallery, protocol, options, list(PARTS)).metrics() == expected
 
 
 def test_refusals(sides):
@@ -95,5 +116,5 @@ def test_refusals(sides):
             gallery,
             Protocol("x/none", junk="none"),
             rerank=(3, 2, 0.3),
-            reliabilities=tuple(weights),
+            reliabilities=weights,
         )
