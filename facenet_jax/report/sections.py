@@ -107,7 +107,7 @@ def pairs(run: Finished) -> Table:
     stored = run.optional("embeddings/threshold.json")
     point = stored and stored["thresholds"]["eer"]
     if point:
-        words = f"of {stored['pairs']} pairs, less the gallery's mean"
+        words = f"pairs {stored['pairs']}, less the gallery's mean"
         rows.append(["cosine threshold at the EER", f"{point['cosine']:.3f}", words])
     return Table(["pairs: same or not", "", "interval"], rows)
 

@@ -26,14 +26,14 @@ def calibrate(query: Embeddings, gallery: Embeddings, protocol: Protocol) -> dic
     """
     query, gallery = centred(*aligned(query, gallery))
     whole = verification.roc(query, gallery, protocol)
-    name, rows, found = "query and gallery", len(query), whole
+    name, rows, found = "of query and gallery", len(query), whole
     if list(query.parts) == list(gallery.parts):
         rows = min(len(gallery), ROWS)
         some = np.unique(np.linspace(0, len(gallery) - 1, rows).round().astype(int))
         inside = dataclasses.replace(protocol, trials=None)
         within = verification.roc(gallery, gallery, inside, rows=some, own=True)
         if within.measurable:  # not where each identity has one image
-            name, rows, found = "gallery and gallery", len(some), within
+            name, rows, found = "within the gallery", len(some), within
         else:
             rows = len(query)
     points = found.thresholds()

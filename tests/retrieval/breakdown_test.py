@@ -97,7 +97,7 @@ def test_a_threshold_says_which_pairs_it_was_found_on(same_parts, monkeypatch):
             query.embedding, {"infrared": (0, 12)}, query.identity, query.name, query.labels
         )
     found = calibration.calibrate(query, gallery, CAMERA)
-    assert found["pairs"] == ("gallery and gallery" if same_parts else "query and gallery")
+    assert found["pairs"] == ("within the gallery" if same_parts else "of query and gallery")
     assert found["rows"] == (30 if same_parts else 20)
     assert found["thresholds"]["0.0001"] is None
     point, on_queries = found["thresholds"]["eer"], found["on_queries"]["eer"]

@@ -167,7 +167,7 @@ def test_same_is_above_the_threshold_of_this_checkpoint(network):
         network.same(rows, rows)
     evaluate.export(folder, (side, side), 7, Protocol("none"))
     assert np.array_equal(network.same(rows, rows), identity[:, None] == identity)
-    assert network.thresholds["pairs"] == "gallery and gallery"
+    assert network.thresholds["pairs"] == "within the gallery"
     with pytest.raises(UserError, match=r"at = '0.001', but 108 pairs of different .* too few"):
         network.same(rows, rows, at="0.001")
     with pytest.raises(UserError, match=r"at = 'best'; it is one of eer, 0.001, 0.0001"):
