@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import pathlib
 import re
 import subprocess
 import sys
@@ -53,6 +54,14 @@ def folder(network, tmp_path_factory):
     return out
 
 
+def run(code: str, folder: pathlib.Path, *arguments: str) -> str:
+    """What a program prints that runs in a process of its own, in a folder."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 @needs_flatbuffers
 def test_the_card_runs_in_its_folder_with_jax_alone(network, folder):
     """Its example, and the same file on images of which the network's embeddings are known."""
@@ -65,11 +74,7 @@ def test_the_card_runs_in_its_folder_with_jax_alone(network, folder):
         f"np.save('found.npy', program.call(*(given[name] for name in {one.names})))\n"
         "assert 'facenet_jax' not in sys.modules\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE + example + more], cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "(2, 48)"
+    assert run(ALONE + example + more, folder) == "(2, 48)"
     pixels, flare = np.stack(arguments[:3]), arguments[3].T
     labels = {"camera": np.full((3, 3), -1, np.int32), "flare": flare}
     expected = network.forward(tiny.MODALITIES)(network.variables, pixels, labels)
@@ -156,10 +161,7 @@ def test_onnx_runs_without_jax(network, tmp_path):
         "network = api.Network(c, model, tiny.variables(model), 7, out)\n"
         "export.write(network, out, 'onnx')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=tiny.ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    run(code, tiny.ROOT, str(tmp_path))
     (example,) = re.findall(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.DOTALL)
     one = program.Program.of(network, tiny.MODALITIES)
     np.savez(tmp_path / "a.npz", **dict(zip(one.names, one.some(7, seed=3), strict=True)))
@@ -168,10 +170,7 @@ def test_onnx_runs_without_jax(network, tmp_path):
         f"np.save('found.npy', session.run(None, {{n: given[n] for n in {one.names}}})[0])\n"
         "assert not {'jax', 'facenet_jax'} & set(sys.modules)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE + example + more], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    run(ALONE + example + more, tmp_path)
     pixels = np.stack(one.some(7, seed=3)[:3])
     labels = {"camera": np.full((3, 7), -1, np.int32), "flare": one.some(7, seed=3)[3].T}
     expected = network.forward(tiny.MODALITIES)(network.variables, pixels, labels)
