@@ -186,8 +186,9 @@ class _Archive:
         try:
             return self._archive.read(self._base + path)
         except BROKEN as error:
+            reason = str(error)[:200]  # zipfile shows names of any length
             raise UserError(
-                f"{self.where(path)} cannot be read ({error}); download the archive again."
+                f"{self.where(path)} cannot be read ({reason}); download the archive again."
             ) from error
 
     def where(self, path: str) -> str:

@@ -25,7 +25,7 @@ from data_tfds.paths import Place, open_path
 from facenet_jax import models, step, stored
 from facenet_jax.optim import optimizer
 from facenet_jax.retrieval import Embeddings
-from facenet_jax.runtime import compile_cache
+from facenet_jax.runtime import compile_cache, form
 from facenet_jax.runtime.checkpoint import has_checkpoint, open_checkpoints
 from facenet_jax.runtime.progress import Bar
 from facenet_jax.runtime.workdir import read_json
@@ -151,7 +151,7 @@ class Network:
         folder = self.folder / "embeddings"
         path, of = folder / "checkpoint.json", None
         if path.exists():
-            of = read_json(path, self.folder)["step"]
+            of = read_json(path, self.folder, form.OF_STEP)["step"]
         if of != self.step:
             has = "none" if of is None else f"those of step {of}"
             raise UserError(
@@ -194,9 +194,9 @@ class Network:
         Raises UserError where the workdir has none of this checkpoint.
         """
         path = self.folder / "embeddings" / "threshold.json"
-        found = read_json(path, self.folder) if path.exists() else {"step": None}
-        if found.get("step") != self.step:
-            has = "none" if found.get("step") is None else f"those of step {found['step']}"
+        found = read_json(path, self.folder, form.THRESHOLDS) if path.exists() else None
+        if found is None or found["step"] != self.step:
+            has = "none" if found is None else f"those of step {found['step']}"
             raise UserError(
                 f"same() needs the thresholds of step {self.step} in {path}, which has {has}; "
                 f"write them with facenet evaluate --workdir {self.folder} "

@@ -17,6 +17,7 @@ from data_tfds.paths import Place, open_path, write_bytes
 from facenet_jax import stored
 from facenet_jax.retrieval import Embeddings, compare, protocols
 from facenet_jax.retrieval.scoring import configured
+from facenet_jax.runtime import form
 from facenet_jax.runtime.arguments import Parser
 from facenet_jax.runtime.workdir import read_json
 
@@ -84,7 +85,7 @@ def rule(folder: Place, centre: bool) -> Rule:
 
 def protocol_of(folder: Place) -> str:
     """The name of the protocol that a workdir was scored by."""
-    return read_json(folder / "result.json", folder)["protocol"]
+    return read_json(folder / "result.json", folder, form.RESULT)["protocol"]
 
 
 def read(folder: Place) -> list[Embeddings]:

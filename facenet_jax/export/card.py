@@ -10,6 +10,7 @@ from safetensors.numpy import save
 
 from facenet_jax.api import Network
 from facenet_jax.export.program import TOLERANCE, Program
+from facenet_jax.runtime import form
 from facenet_jax.runtime.workdir import read_json
 from facenet_jax.stored import as_json
 
@@ -148,7 +149,7 @@ def scores(network: Network) -> str:
     path = network.folder / "result.json"
     if not path.exists():
         return "The workdir has no result.json."
-    found = read_json(path, network.folder)
+    found = read_json(path, network.folder, form.RESULT)
     lines = [
         f"Protocol {found['protocol']}, in per cent.",
         "",

@@ -8,21 +8,21 @@ with `modalities` [M].
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from data_tfds.errors import UserError
 from data_tfds.paths import Place, write_bytes
 from facenet_jax import stored
 from facenet_jax.embed import embed, test_set
 from facenet_jax.evaluate import ranked
 from facenet_jax.lab.tables import changed
 from facenet_jax.retrieval import Result, missing
+from facenet_jax.retrieval.files import archive_of
 from facenet_jax.run import open_run, saved_state
 from facenet_jax.runtime.checkpoint import open_checkpoints
+from facenet_jax.runtime.workdir import damaged
 from facenet_jax.runtime.writers import write_json
 
 WHOLE = "all"
@@ -93,11 +93,19 @@ def of_queries(result: Result, split: Any) -> dict[str, np.ndarray]:
 def read(workdir: Place, scored: Mapping[str, Any], subset: str) -> dict[str, np.ndarray]:
     """The arrays of a file. UserError where it is missing or damaged."""
     file = path(workdir, scored, subset)
-    try:
-        with np.load(file) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} cannot be read ({error}); remove it to score again.") from error
+    found = archive_of(file, str(file))
+    queries = len(found["identity"]) if found.get("identity", np.array(0)).ndim == 1 else -1
+    wanted = {"average_precision": np.floating, "first": np.floating, "identity": np.integer}
+    shapes = dict.fromkeys(wanted, (queries,))
+    if "flare" in found:
+        wanted |= {"flare": np.bool_, "modalities": np.str_}
+        modalities = found.get("modalities", np.zeros(0)).size
+        shapes |= {"flare": (queries, modalities), "modalities": (modalities,)}
+    for name, kind in wanted.items():
+        array = found.get(name)
+        if array is None or array.shape != shapes[name] or not np.issubdtype(array.dtype, kind):
+            raise damaged(file)
+    return found
 
 
 def groups(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

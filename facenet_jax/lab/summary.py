@@ -49,7 +49,8 @@ def summary(table: Table, jobs: Sequence[Job], draws: int = 2000) -> dict[str, A
 
 def read(job: Job) -> dict[str, dict[str, np.ndarray]]:
     """{subset: arrays} of a finished run."""
-    subsets = read_json(scores.listed(job.folder, job.row.scored, job.which), job.folder)
+    listed = scores.listed(job.folder, job.row.scored, job.which)
+    subsets = read_json(listed, job.folder, [str])
     return {each: scores.read(job.folder, job.row.scored, each) for each in subsets}
 
 

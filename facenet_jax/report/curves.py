@@ -12,6 +12,8 @@ from facenet_jax.report import charts
 from facenet_jax.report.blocks import Block, Chart, Table, Text, percent
 from facenet_jax.report.finished import Finished
 from facenet_jax.retrieval import Embeddings, compare, missing, verification
+from facenet_jax.runtime import form
+from facenet_jax.runtime.workdir import damaged
 
 POINTS = 300
 """Of a line of training."""
@@ -153,17 +155,17 @@ def identities(run: Finished) -> list[Block]:
 
 def modality_tables(run: Finished) -> list[Block]:
     """MAP of queries that show some modalities against a gallery that shows some."""
-    measured = run.optional("modalities.json")
+    measured = run.optional("modalities.json", form.MODALITIES)
     if measured:
-        table = {
-            name: {k: x and x["mAP"] for k, x in row.items()}
-            for name, row in measured["subsets"]["shared"].items()
-        }
+        rows = measured["subsets"]["shared"]
+        if any(row.keys() != rows.keys() for row in rows.values()):
+            raise damaged(run.folder / "modalities.json")
+        table = {name: {k: x and x["mAP"] for k, x in row.items()} for name, row in rows.items()}
         words = "The network saw nothing of the modalities that a side does not have."
         blocks: list[Block] = [square(table), Text(words)]
     else:
         blocks = by_columns(run)
-    measured = run.optional("per_modality.json")
+    measured = run.optional("per_modality.json", form.PER_MODALITY)
     if measured:
         rows = [
             [name.replace("_", "-"), *(percent(row[key]) for key in ("all", "clean", "flared"))]

@@ -17,6 +17,7 @@ from facenet_jax.inputs import dataset as datasets
 from facenet_jax.inputs.dataset import Dataset
 from facenet_jax.retrieval import Embeddings, breakdown, protocols, verification
 from facenet_jax.retrieval.scoring import configured
+from facenet_jax.runtime import form
 from facenet_jax.runtime.workdir import read_json
 
 
@@ -98,15 +99,15 @@ class Finished:
                 continue
         return rows
 
-    def optional(self, name: str) -> dict[str, Any] | None:
-        """A JSON file of the workdir, None where it has none."""
+    def optional(self, name: str, pattern: Any) -> dict[str, Any] | None:
+        """A JSON file of the workdir that has the form of `pattern`, None where it has none."""
         path = self.folder / name
-        return read_json(path, self.folder) if path.exists() else None
+        return read_json(path, self.folder, pattern) if path.exists() else None
 
 
 def open_finished(folder: Place) -> Finished:
     """The run of a workdir. UserError where it has no result or no embeddings."""
-    result = read_json(folder / "result.json", folder)
+    result = read_json(folder / "result.json", folder, form.RESULT)
     config, embeddings = stored.read_config(folder), folder / "embeddings"
     if not (embeddings / "checkpoint.json").exists():
         raise UserError(
@@ -121,15 +122,16 @@ def open_finished(folder: Place) -> Finished:
         data, protocol = f"The data set cannot be opened here. {error}", None
     if protocol is None:
         protocol = protocols.by_name(result["protocol"])
-    environment = folder / "environment.json"
+    path = folder / "environment.json"
+    environment = read_json(path, folder, form.ENVIRONMENT) if path.exists() else {}
     return Finished(
         folder=folder,
         config=config,
         result=result,
-        environment=read_json(environment, folder) if environment.exists() else {},
+        environment=environment,
         query=query,
         gallery=gallery,
-        step=read_json(embeddings / "checkpoint.json", folder)["step"],
+        step=read_json(embeddings / "checkpoint.json", folder, form.OF_STEP)["step"],
         protocol=protocol,
         dataset=data,
     )

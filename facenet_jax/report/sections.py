@@ -9,6 +9,7 @@ from facenet_jax import config as configs
 from facenet_jax.report import curves, inside, ranked
 from facenet_jax.report.blocks import Block, Section, Table, Text, percent, span
 from facenet_jax.report.finished import Finished
+from facenet_jax.runtime import form
 
 FEW_SAMPLES = 3000
 """Of query and gallery: up to these "auto" asks the doctor."""
@@ -104,7 +105,7 @@ def pairs(run: Finished) -> Table:
     for limit, rate in found["tpr_at_fpr"].items():
         rows.append([f"TPR at FPR {limit}", percent(rate), span(ends["tpr_at_fpr"][limit])])
     rows.append(["area under the ROC", percent(found["auc"]), ""])
-    stored = run.optional("embeddings/threshold.json")
+    stored = run.optional("embeddings/threshold.json", form.THRESHOLDS)
     point = stored and stored["thresholds"]["eer"]
     if point:
         words = f"pairs {stored['pairs']}, less the gallery's mean"

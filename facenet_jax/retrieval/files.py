@@ -84,7 +84,7 @@ def _number(tables: list[dict[str, np.ndarray]], label: str) -> None:
 def _read(path: Place, origin: str) -> dict[str, np.ndarray]:
     """The arrays of a file, texts as they are."""
     if path.suffix != ".npy":
-        return _archive(path, origin)
+        return archive_of(path, origin)
     table = path.with_suffix(".csv")
     embedding = _single(path, origin)
     arrays = _columns(table)
@@ -126,7 +126,7 @@ def _columns(path: Place) -> dict[str, np.ndarray]:
     return {name.strip(): np.char.strip(column) for name, column in zip(header, cells, strict=True)}
 
 
-def _archive(path: Place, origin: str) -> dict[str, np.ndarray]:
+def archive_of(path: Place, origin: str) -> dict[str, np.ndarray]:
     """Every array of the archive at `path`, by name."""
     try:
         if is_remote(path):

@@ -19,6 +19,7 @@ import jax
 
 from data_tfds.errors import UserError
 from data_tfds.paths import Place, as_os_error, is_remote
+from facenet_jax.runtime import form
 from facenet_jax.runtime.details import DETAILS
 from facenet_jax.runtime.writers import write_json
 
@@ -104,15 +105,29 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def read_json(path: Place, workdir: Place) -> Any:
-    """The content of a JSON file of a workdir. Raises UserError where it cannot be read."""
+def read_json(path: Place, workdir: Place, pattern: Any = object) -> Any:
+    """The content of a JSON file of a workdir.
+
+    Raises UserError where it cannot be read or has not the form of `pattern`, see `form.fits`.
+    """
     if not is_remote(workdir) and not workdir.exists():
         raise UserError(f"There is no folder {workdir}; correct the name of the workdir.")
     try:
         with as_os_error(path):
-            return json.loads(path.read_text())
+            found = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); is {workdir} a workdir?") from error
+    if not form.fits(found, pattern):
+        raise damaged(path)
+    return found
+
+
+def damaged(path: Place) -> UserError:
+    """The error for a file of a workdir that has not the form it is written in."""
+    return UserError(
+        f"{path} is damaged: it lacks what facenet_jax writes there. Remove it and run the "
+        "command that wrote it again."
+    )
 
 
 def write_environment(folder: Place, mode: str) -> None:

@@ -10,10 +10,11 @@ from scripts import benchmark_data
 @pytest.mark.parametrize(
     ("what", "sides", "array"),
     [
-        (
+        pytest.param(
             "prepare",
             ("bare_seconds", "ours_seconds", "next_start_seconds (goal 3)"),
             24 * 3 * 256 * 128 * 3,
+            marks=pytest.mark.slow,
         ),
         ("rank", ("product_seconds", "whole_seconds"), None),
         ("msmt17", ("seconds",), None),

@@ -30,7 +30,7 @@ def measured(what, chunks=3, **changes):
     return benchmark.run_benchmark(config, benchmark.Options(what, chunks, time.time())), config
 
 
-@pytest.mark.parametrize("what", ["train", "embed"])
+@pytest.mark.parametrize("what", [pytest.param("train", marks=pytest.mark.slow), "embed"])
 def test_a_rate_its_flops_and_their_share_of_the_peak_agree(what):
     result, config = measured(what)
     batch = 8

@@ -65,6 +65,7 @@ class Counter:
         return self.sum
 
 
+@pytest.mark.slow  # three processes, each with JAX
 def test_a_worker_keeps_its_state_between_calls():
     workers = [Worker("a", Counter, 1), Worker("b", Counter, 10)]
     assert [worker.ask("add", 1)[-1] for worker in workers] == [2, 11]

@@ -99,6 +99,7 @@ def test_options_that_would_mean_nothing_are_refused():
     assert "options of config.model.fce are changed but config.model.facenet is False" in said
 
 
+@pytest.mark.slow
 def test_trains_with_facenet_and_goes_on():
     """Losses of global and local features, MFMP and FCE; stopped half-way, the same bits."""
     c = tiny.config("transreid", model__facenet=True, model__jpm__parts=2, model__jpm__shift=2)

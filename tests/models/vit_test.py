@@ -92,6 +92,7 @@ def bytes_kept(remat):
     return sum(x.nbytes for x in jax.tree.leaves(vjp))
 
 
+@pytest.mark.slow
 def test_rematerialisation_keeps_less_and_less():
     nothing, products, all_of_it = map(bytes_kept, ("full", "dots", "none"))
     assert 1.2 * nothing < products < 0.8 * all_of_it

@@ -262,11 +262,11 @@ def saved_trace(optimizer):
     return next(part.trace for part in optimizer if hasattr(part, "trace"))
 
 
-def test_unstacked_backbone_under_the_baseline(tmp_path):
-    """Trains, is evaluated, is killed and goes on, from weights of its own."""
+def resnet_weights(folder):
+    """(a file of weights for the unstacked backbone, its arrays, the config that starts from it)"""
     c = resnet.get_config()
     run = runs.open_run(c)
-    weights = tmp_path / "weights.npz"
+    weights = folder / "weights.npz"
     shapes = jax.eval_shape(run.model.init, jax.random.key(0))
     rng = np.random.default_rng(0)
     arrays = {}
@@ -277,12 +277,21 @@ def test_unstacked_backbone_under_the_baseline(tmp_path):
                 arrays[name] = np.float32(rng.uniform(0.5, 1.0, leaf.shape) / 5)
     np.savez(weights, **arrays)
     c.model.pretrained = str(weights)
+    return weights, arrays, c
 
+
+def test_unstacked_backbone_starts_from_weights_of_its_own(tmp_path):
+    _, arrays, c = resnet_weights(tmp_path)
     state = runs.start_state(runs.open_run(c))
     for modality in aligned.MODALITIES:
         statistics = state.collections["batch_stats"][f"trunk_{modality}"]["norm"]["var"]
         np.testing.assert_array_equal(statistics, arrays["batch_stats/tokens/norm/var"])
 
+
+@pytest.mark.slow  # three runs of main.py
+def test_unstacked_backbone_under_the_baseline(tmp_path):
+    """Trains, is evaluated, is killed and goes on, from weights of its own."""
+    weights, _, _ = resnet_weights(tmp_path)
     recipe = ("--config=lab/recipes/resnet.py", f"--config.model.pretrained={weights}")
     recipe += ("--config.train.steps=24",)
     first, second = (

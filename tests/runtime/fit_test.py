@@ -74,6 +74,7 @@ def test_what_layers_leave_behind_is_seen_in_the_traced_step():
     assert fit.stacked(jax.make_jaxpr(two)(jnp.zeros(3)).jaxpr) == 2 * 5 * 3 * 4
 
 
+@pytest.mark.slow  # four compilations
 def test_auto_takes_none_where_there_is_room_and_says_so(monkeypatch):
     """And trains as `none` does, bit by bit; with less room, on less memory."""
     auto, none = (tiny.Trainer(tiny.config(model__remat=remat)) for remat in ("auto", "none"))

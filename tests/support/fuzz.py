@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import os
 import pathlib
 import random
@@ -16,6 +17,7 @@ import shutil
 import signal
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterator
 
 import jax
@@ -28,11 +30,15 @@ from data_tfds.errors import UserError
 from data_tfds.sets.folder import Folder
 from data_tfds.sets.wmveid863 import WMVeID863
 from data_tfds.source import Stamp, Tree, open_source
+from facenet_jax import api, stored
 from facenet_jax import config as configs
-from facenet_jax import stored
+from facenet_jax.export import card
+from facenet_jax.lab import scores, summary
+from facenet_jax.report import curves, finished, sections
 from facenet_jax.retrieval import Embeddings
-from facenet_jax.runtime import data_record
+from facenet_jax.runtime import data_record, form
 from facenet_jax.runtime.checkpoint import Checkpoints
+from facenet_jax.runtime.workdir import read_json
 from facenet_jax.runtime.writers import drop_after
 from facenet_jax.weights.files import as_float32, read_checkpoint
 from tests.support import corruptions, mutations, torch_files
@@ -43,10 +49,16 @@ SECONDS = 20  # of a case, on a busy machine
 LONGEST = 3000  # characters of a sentence
 
 
+RESULTS = (
+    *("result.json", "environment.json", "threshold.json", "modalities.json", "per_modality.json"),
+    *("scores.json", "scores.npz"),
+)
 NAMES = (
     *("jpeg", "png", "bmp", "tiff", "webp", "names", "csv", "zip"),
     *("pth", "pth_legacy", "safetensors", "npz"),
-    *("config.json", "spec.json", "data.json", "metrics.jsonl", "embeddings", "checkpoint"),
+    *("config.json", "spec.json", "data.json", "metrics.jsonl", "embeddings"),
+    *RESULTS,
+    "checkpoint",
 )
 """Of the readers."""
 
@@ -137,6 +149,7 @@ def readers(scratch: pathlib.Path) -> dict[str, Reader]:
         **of_data_sets(scratch),
         **of_weights(scratch),
         **of_workdirs(scratch),
+        **of_results(scratch),
         "checkpoint": of_checkpoints(scratch),
     }
 
@@ -253,16 +266,8 @@ def of_workdirs(scratch: pathlib.Path) -> dict[str, Reader]:
     side.write(folder / "side.npz")
 
     def at(name: str, read: Callable[[], object]) -> Callable[[bytes], None]:
-        whole = (folder / name).read_bytes() if (folder / name).exists() else b""
-
-        def change_and_read(data: bytes) -> None:
-            (folder / name).write_bytes(data)
-            try:
-                read()
-            finally:
-                (folder / name).write_bytes(whole)
-
-        return change_and_read
+        path = folder / name
+        return changed(path, path.read_bytes() if path.exists() else b"", read)
 
     def seed(name: str) -> list[bytes]:
         return [(folder / name).read_bytes()]
@@ -290,6 +295,90 @@ def of_workdirs(scratch: pathlib.Path) -> dict[str, Reader]:
             mutations.of_zip,
             at("side.npz", lambda: Embeddings.read(folder / "side.npz")),
         ),
+    }
+
+
+def changed(
+    path: pathlib.Path, whole: bytes, read: Callable[[], object]
+) -> Callable[[bytes], None]:
+    """A reader of a file's content: puts it at `path`, reads, and puts back what was there."""
+
+    def change_and_read(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            read()
+        finally:
+            path.write_bytes(whole)
+
+    return change_and_read
+
+
+def of_results(scratch: pathlib.Path) -> dict[str, Reader]:
+    """What is written about a finished run, read as a report, a card, a table or `same` does."""
+    folder = scratch / "results"
+    row = {"mAP": 0.5, "mINP": 0.25, "cmc": {"1": 0.5, "5": 0.75, "10": 1.0}}
+    row |= {"step": 3, "queries": 8, "valid_queries": 7, "gallery": 9}
+    thresholds = {"eer": {"cosine": 0.5, "tpr": 0.75, "fpr": 0.25}, "0.001": None}
+    pairs = {"pairs": "within the gallery", "genuine_pairs": 5, "impostor_pairs": 9}
+    values = {
+        "result.json": {"protocol": "x", "last": row, "best_on_test": row},
+        "environment.json": {"command": ["x"], "devices": ["cpu 0"], "packages": {"jax": "0.10"}},
+        "embeddings/threshold.json": {
+            "step": 3,
+            "modalities": ["visible", "thermal"],
+            **pairs,
+            "thresholds": thresholds,
+        },
+        "modalities.json": {"subsets": {"shared": {"visible": {"visible": {"mAP": 0.5}}}}},
+        "per_modality.json": {"visible": {"all": 0.5, "clean": 0.75, "flared": None}},
+        str(scores.listed(folder, {}, "last").relative_to(folder)): ["all"],
+    }
+    queries = io.BytesIO()
+    np.savez(
+        queries,
+        average_precision=np.ones(4),
+        first=np.ones(4),
+        identity=np.arange(4),
+        flare=np.eye(4, 2, dtype=bool),
+        modalities=np.array(["visible", "thermal"]),
+    )
+    files = {folder / name: json.dumps(value).encode() for name, value in values.items()}
+    files[scores.path(folder, {}, "all")] = queries.getvalue()
+    readers = dict(zip(RESULTS, files.items(), strict=True))
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    run = finished.Finished(
+        folder, tiny.config("three_stream"), *({}, {}, None, None, 3, None, "no data set")
+    )
+    job = types.SimpleNamespace(folder=folder, which="last", row=types.SimpleNamespace(scored={}))
+    network = api.Network(run.config, None, None, 3, folder)
+
+    def in_environment() -> None:
+        known = read_json(folder / "environment.json", folder, form.ENVIRONMENT)
+        sections.environment(dataclasses.replace(run, environment=known))
+
+    def in_thresholds() -> None:
+        known = dataclasses.replace(network).thresholds["thresholds"]
+        assert all(point is None or math.isfinite(point["cosine"]) for point in known.values())
+
+    def in_table() -> None:
+        for arrays in summary.read(job).values():
+            scores.groups(arrays)
+
+    def in_report() -> None:
+        curves.modality_tables(run)
+
+    reads = [lambda: card.scores(network), in_environment, in_thresholds]
+    reads += [in_report, in_report, in_table, in_table]
+
+    return {
+        name: Reader(
+            [content],
+            mutations.of_zip if name.endswith(".npz") else mutations.of_json,
+            changed(path, content, read),
+        )
+        for (name, (path, content)), read in zip(readers.items(), reads, strict=True)
     }
 
 

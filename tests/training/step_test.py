@@ -114,10 +114,10 @@ def test_an_overflowing_update_shows_in_the_scalars_of_its_own_step():
     ("fce", "mfmp", "heads"),
     [
         (True, True, True),
-        (True, False, True),
+        pytest.param(True, False, True, marks=pytest.mark.slow),
         pytest.param(True, True, False, marks=pytest.mark.slow),
         pytest.param(False, True, True, marks=pytest.mark.slow),
-        (False, True, False),
+        pytest.param(False, True, False, marks=pytest.mark.slow),
         (False, False, False),
     ],
 )

@@ -103,9 +103,8 @@ def test_near_infrared_queries_find_visible_images_of_other_instants(demo_set):
     assert set(query.labels["camera"]) == {1}
 
 
-@pytest.mark.parametrize(
-    "name", ["two_stem", *(pytest.param(x, marks=pytest.mark.slow) for x in ("ffdml", "mun"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["two_stem", "ffdml", "mun"])
 def test_a_run_is_resumed_and_exports(name, demo_set, tmp_path):
     """A run that was stopped after a chunk goes on to the very state of one that was not."""
     section, _ = demo_set

@@ -299,6 +299,7 @@ def tokens_of(canonical, image, depth, heads=3):
         return trunk.apply({"params": params}, jnp.asarray(pixels), train=False)
 
 
+@pytest.mark.slow
 def test_timms_activations_of_the_real_vit(tiny_vit):
     canonical, golden = tiny_vit
     image = golden["input_uint8_224_hwc"]

@@ -108,6 +108,7 @@ def files(shared, table, tmp_path_factory):
     return options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modalities", RECORDED)
 def test_a_frozen_vit_finds_places_again_as_well_as_recorded(files, tmp_path, modalities):
     """Half of the last recorded decimal is all that is allowed."""
