@@ -22,6 +22,7 @@ from data_tfds.decoded import RESIZE
 from data_tfds.errors import UserError
 from data_tfds.images import picture, pictures
 from data_tfds.paths import Place, open_path
+from facenet_jax import config as configs
 from facenet_jax import models, step, stored
 from facenet_jax.optim import optimizer
 from facenet_jax.retrieval import Embeddings
@@ -285,6 +286,7 @@ def load(
         raise UserError(f"load() got which = {which!r}; it is 'last' or 'best'.")
     folder = open_path(folder)
     config, spec = stored.read_config(folder), stored.read_spec(folder)
+    configs.check(config)
     nothing = f"{folder} holds no {which} checkpoint; train it first."
     if not has_checkpoint(folder):
         raise UserError(nothing)

@@ -1,14 +1,16 @@
 """A network in Python and `facenet embed FOLDER`: what a user gives, and what comes back."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import facenet_jax
 from data_tfds.errors import UserError
 from data_tfds.samples import Protocol
-from facenet_jax import api, commands, evaluate, models
+from facenet_jax import api, commands, evaluate, models, stored
 from facenet_jax.retrieval import Embeddings
 from facenet_jax.types import DataSpec
 from tests.support import tiny_run as tiny
@@ -224,3 +226,11 @@ def test_what_a_folder_lacks_is_one_sentence(folder, tmp_path, capsys):
     assert "lacks images of some samples: day/2 (thermal) and 1 more" in said(folder, work)
     (folder / "empty").mkdir()
     assert "holds no image" in said(folder / "empty", work, "--modality=th")
+
+
+def test_a_value_that_is_not_legal_is_named_when_the_network_is_loaded(tmp_path):
+    stored.claim(tmp_path, tiny.config("three_stream"), tiny.SPEC)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": "x"}))
+    with pytest.raises(UserError, match=r"config\.seed is 'x'; it must be a whole number"):
+        facenet_jax.load(tmp_path)
