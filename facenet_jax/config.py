@@ -303,7 +303,7 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.augment.flare labels each modality by itself, config.data.flare_rule is "
             f"{config.data.flare_rule!r}; set it to 'per_modality' or augment.flare to 0"
         )
-    found = found or models.problems(config)
+    found = found or losses.problems(config.losses, config.train) or models.problems(config)
     if found:
         raise UserError(f"{'; '.join(found)}. facenet train --help lists all options.")
 

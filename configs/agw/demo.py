@@ -1,9 +1,9 @@
 """The two-stem baseline on the rendered visible-infrared set, from scratch, on two CPU cores.
 
-Near-infrared images of vehicles find visible ones of other instants. The renderer draws what a
-surface looks like in the two apart from each other, so that only shapes tell who is who: a hard set
-for so small a network. Needs it drawn: python scripts/render.py data/rendered, or make demo. There
-are no non-local blocks, since the layers of the small ResNet have one block each.
+Near-infrared images of vehicles find visible ones of other instants. Needs them drawn:
+facenet render data/rendered_infrared --infrared_follows_paint 1. In the set of the other demos a
+surface's near-infrared is drawn apart from its paint, so that only shapes would tell who is who.
+There are no non-local blocks, since the layers of the small ResNet have one block each.
 """
 
 from configs import common
@@ -17,7 +17,7 @@ def get_config(model: str = "two_stem"):
     """The demo, with the baseline or with another model on a two-stem ResNet."""
     c = common.get_config(model)
     c.data.name = "rendered_infrared"
-    c.data.root = "data/rendered"
+    c.data.root = "data/rendered_infrared"
     c.data.image_size = (48, 96)
     c.model.variant = "mini"
     c.model.pretrained = "none"

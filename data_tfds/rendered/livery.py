@@ -2,6 +2,7 @@
 
 Paint is seen in the visible alone. Near-infrared reflectance and temperature are drawn apart
 from it, panel by panel, so each modality shows something of an identity that the others do not.
+`infrared_of_paint` makes the near-infrared follow the paint instead, to match one with the other.
 """
 
 import colorsys
@@ -139,3 +140,15 @@ def draw(rng: np.random.Generator) -> dict[str, tuple[float, ...]]:
         row[4] = _either(rng, low, high)
         table[name] = tuple(row)
     return table
+
+
+def infrared_of_paint(materials: np.ndarray, share: float) -> np.ndarray:
+    """Rows of COLUMNS [K, 8] whose near-infrared reflectance follows the paint by `share` in 0..1.
+
+    It becomes (1 - share) r + share l, l = 0.3 red + 0.59 green + 0.11 blue, so that light paint is
+    light in both. At 0 nothing changes.
+    """
+    changed = materials.copy()
+    lightness = materials[:, :3] @ (0.3, 0.59, 0.11)
+    changed[:, 3] = (1 - share) * materials[:, 3] + share * lightness
+    return changed

@@ -49,6 +49,7 @@ def render(
     sample: int,
     size: tuple[int, int] = (256, 128),
     flare: bool | None = None,
+    infrared_follows_paint: float = 0.0,
 ) -> Sample:
     """The picture of one sample of an identity in the three modalities.
 
@@ -56,8 +57,10 @@ def render(
         seed, identity, sample: the key of everything random; identity and sample count from 0.
         size: width and height in pixels.
         flare: None draws it (40 % of the samples); True and False force it, all else staying equal.
+        infrared_follows_paint: share in 0..1 of near-infrared reflectance that is the paint's
+            lightness; the rest is drawn apart from the paint.
     """
-    car = vehicle(seed, identity)
+    car = vehicle(seed, identity, infrared_follows_paint)
     key = np.random.SeedSequence((seed, identity, sample, _SAMPLE_STREAM))
     rng = np.random.Generator(np.random.Philox(key))
     view = view_of(seed, identity, sample)

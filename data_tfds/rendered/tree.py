@@ -34,6 +34,7 @@ def write_tree(
     test_samples: int = 16,
     size: tuple[int, int] = (256, 128),
     seed: int = 0,
+    infrared_follows_paint: float = 0.0,
     workers: int | None = None,
 ) -> None:
     """Leaves the whole rendered set in `root`; returns at once where it already lies there.
@@ -47,6 +48,7 @@ def write_tree(
         train_samples, test_samples: samples of each vehicle.
         size: width and height of the pictures in pixels.
         seed: of everything drawn.
+        infrared_follows_paint: 0..1, how much the near-infrared shows the lightness of the paint.
         workers: processes; None uses every core, 1 stays in this process.
 
     Raises:
@@ -62,6 +64,8 @@ def write_tree(
         "size": list(size),
         "seed": seed,
     }
+    if infrared_follows_paint:  # not in the record of trees that were drawn before it was there
+        record["infrared_follows_paint"] = infrared_follows_paint
     if workers is None:
         workers = os.cpu_count() or 1
     _check(record | {"workers": workers})
@@ -90,7 +94,12 @@ def query_samples(samples: int) -> list[int]:
 
 
 def write_identity(
-    root: str, splits: dict[str, list[int]], seed: int, identity: int, size: tuple[int, int]
+    root: str,
+    splits: dict[str, list[int]],
+    seed: int,
+    identity: int,
+    size: tuple[int, int],
+    infrared_follows_paint: float = 0.0,
 ) -> int:
     """Renders one identity (counted from 0) into its splits; returns the number of samples.
 
@@ -106,7 +115,9 @@ def write_identity(
     for home in homes.values():
         os.makedirs(home)
     for sample in samples:
-        shot = renderer.render(seed, identity, sample, size)
+        shot = renderer.render(
+            seed, identity, sample, size, infrared_follows_paint=infrared_follows_paint
+        )
         name = f"{label}_v{shot.view}_n{int(shot.night)}_s{shot.scene:03d}_{sample + 1:03d}.jpg"
         for folder, image in zip(FOLDERS, shot.images, strict=True):
             first, *others = [
@@ -130,8 +141,9 @@ def _render_all(building: pathlib.Path, record: dict, workers: int) -> None:
     total = trained + record["test_identities"]
     for split in ("train", "test", "query"):
         (building / split).mkdir()
+    drawn = (tuple(record["size"]), record.get("infrared_follows_paint", 0.0))
     jobs = [
-        (str(building), train if i < trained else test, record["seed"], i, tuple(record["size"]))
+        (str(building), train if i < trained else test, record["seed"], i, *drawn)
         for i in range(total)
     ]
     samples = trained * record["train_samples"] + (total - trained) * record["test_samples"]
@@ -160,6 +172,11 @@ def _check(record: dict) -> None:
             raise UserError(
                 f"The rendered set needs {name} >= {minimum}, got {record[name]}; raise it."
             )
+    share = record.get("infrared_follows_paint", 0.0)
+    if not 0 <= share <= 1:
+        raise UserError(
+            f"The rendered set needs infrared_follows_paint in 0..1, got {share}; change it."
+        )
     total = record["train_identities"] + record["test_identities"]
     if not 1 <= total <= 9999:
         raise UserError(

@@ -40,8 +40,11 @@ def identity_generator(seed: int, identity: int) -> np.random.Generator:
 
 
 @functools.lru_cache(maxsize=64)
-def vehicle(seed: int, identity: int) -> Vehicle:
-    """The vehicle of an identity: the same for the same (seed, identity) on every machine."""
+def vehicle(seed: int, identity: int, infrared_follows_paint: float = 0.0) -> Vehicle:
+    """The vehicle of an identity: the same for the same arguments on every machine.
+
+    `infrared_follows_paint` is the share of livery.infrared_of_paint.
+    """
     rng = identity_generator(seed, identity)
     kind = _KINDS[rng.choice(len(_KINDS), p=_SHARES)]
     build = Builder()
@@ -54,6 +57,7 @@ def vehicle(seed: int, identity: int) -> Vehicle:
     points, normals, parts, looks = zip(*build.faces, strict=True)
     names = sorted(set(looks))
     table = livery.draw(rng)
+    materials = np.array([table[name] for name in names])
     return Vehicle(
         kind=kind,
         corners=np.concatenate(points),
@@ -64,7 +68,7 @@ def vehicle(seed: int, identity: int) -> Vehicle:
         levels=np.array([level for level, _ in build.parts]),
         part_centres=np.stack([centre for _, centre in build.parts]),
         looks=np.array([names.index(look) for look in looks]),
-        materials=np.array([table[name] for name in names]),
+        materials=livery.infrared_of_paint(materials, infrared_follows_paint),
         headlamps=np.array(lights.headlamps),
         taillamps=np.array(lights.taillamps),
         glints=np.array(lights.glints),

@@ -7,12 +7,17 @@ import tensorflow_datasets as tfds
 from data_tfds.builder import Config, Size
 from data_tfds.listing import Listing
 from data_tfds.samples import NEAR_INFRARED, VISIBLE, Protocol, Side
-from data_tfds.sets.rendered import INSTRUCTIONS, Rendered
+from data_tfds.sets.rendered import Rendered
 from data_tfds.source import Source
+
+INSTRUCTIONS = "This project draws it: facenet render DIR --infrared_follows_paint 1."
 
 
 class RenderedInfrared(Rendered):
-    """The tree of `rendered` without its thermal images.
+    """A tree of `rendered` without its thermal images.
+
+    In one drawn with --infrared_follows_paint 1 light paint is light in both modalities; without it
+    the near-infrared is drawn apart from the paint, so that shapes alone tell who is who.
 
     The junk rule leaves out the query's identity in the query's scene: the visible image of the
     query's own instant, since no two of a vehicle's samples are of one scene but by chance.
@@ -21,6 +26,7 @@ class RenderedInfrared(Rendered):
     name = "rendered_infrared"
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "The images of rendered 1.0.0."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = INSTRUCTIONS
     DESCRIPTION = "Drawn vehicles as visible and near-infrared images, matched between the two."
     MODALITIES = (VISIBLE, NEAR_INFRARED)
     BUILDER_CONFIGS: ClassVar = [

@@ -20,6 +20,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--image_size", type=image_size, metavar="H,W", default=(128, 256), help="H,W in pixels"
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other vehicles")
+    parser.add_argument(
+        "--infrared_follows_paint",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="0..1: how much the near-infrared shows the lightness of the paint; 1 for visible "
+        "against near-infrared (configs/agw/demo.py)",
+    )
     parser.add_argument("--workers", type=int, help="processes; default: one per core")
     options = vars(parser.parse_args(arguments))
     height, width = options.pop("image_size")

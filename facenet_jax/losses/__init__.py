@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from data_tfds import door
 from data_tfds.errors import UserError
 from facenet_jax.losses import terms
+from facenet_jax.losses.terms import problems
 
-__all__ = ["find"]
+__all__ = ["find", "problems"]
 
 
 def find(term: str, own: Mapping[str, Callable], where: str = "A loss term") -> Callable:

@@ -9,7 +9,7 @@ config.
 import fnmatch
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -231,6 +231,28 @@ TERMS: Mapping[str, Callable] = {
     "alignment": alignment,
     "center": center,
 }
+
+
+MINED = ("triplet", "wrt")
+"""The losses that look in the batch for another sample of an identity, and for another identity."""
+
+
+def problems(losses: Mapping[str, Any], train: Mapping[str, Any]) -> list[str]:
+    """What the losses of a config lack in the batches that the section `train` describes."""
+    found = []
+    for label, section in losses.items():
+        if section.term not in MINED or not section.weight:
+            continue
+        needed = ["identities_per_batch"]
+        if not section.together:  # else the same sample in another modality is another row
+            needed.append("samples_per_identity")
+        found += [
+            f"config.train.{name} is 1, but config.losses.{label} compares each sample with "
+            "another one of its identity and with another identity; make it 2 or more"
+            for name in needed
+            if train[name] < 2
+        ]
+    return found
 
 
 def chosen(named: Mapping[str, jax.Array], on: Names) -> dict[str, jax.Array]:

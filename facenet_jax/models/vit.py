@@ -100,6 +100,11 @@ def problems(config: ml_collections.ConfigDict) -> list[str]:
             f"config.model has width {width}, depth {depth} and {heads} heads; it needs a depth of "
             "at least 1 and a width that the heads divide"
         )
+    if model.stride > model.patch:
+        found.append(
+            f"config.model.stride {model.stride} is above config.model.patch {model.patch}, so "
+            "that pixels between the patches would never be seen"
+        )
     if min(grid(config.data.image_size, model.patch, model.stride or model.patch)) < 1:
         found.append(
             f"config.data.image_size {tuple(config.data.image_size)} holds no patch of "

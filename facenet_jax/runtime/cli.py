@@ -95,6 +95,9 @@ def explained() -> Iterator[None]:
         raise UserError(
             f"The config has no option '{name}'.{hint} facenet train --help lists all options.", 2
         ) from error
+    except SyntaxError as error:
+        where = f"{error.filename}, line {error.lineno}"
+        raise UserError(f"A config file is no Python: {error.msg} in {where}.", 2) from error
     except flags.Error as error:
         text = str(error).removesuffix(".").replace(" ?", "?")
         raise UserError(text if text.endswith("?") else f"{text}.", 2) from error

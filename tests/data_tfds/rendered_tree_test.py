@@ -163,6 +163,7 @@ def test_a_root_below_a_file_is_one_sentence(tmp_path):
         ({"size": (258, 128)}, "got 258 x 128"),
         ({"seed": -1}, "seed"),
         ({"workers": 0}, "workers"),
+        ({"infrared_follows_paint": 1.5}, "in 0..1, got 1.5"),
     ],
 )
 def test_impossible_numbers(tmp_path, wrong, message):

@@ -128,3 +128,18 @@ def test_surfaces_fit_the_map_and_lie_in_range():
         lengths = np.linalg.norm(car.normals, axis=1)
         assert np.all((lengths == 0) | (np.abs(lengths - 1) < 1e-6))
         assert car.corners[:, 2].min() >= -1e-9
+
+
+def test_the_near_infrared_follows_the_paint_where_it_is_asked_to():
+    """And then alone: the visible and the thermal picture stay, and so does everything at 0."""
+    for identity in range(3):
+        apart, halfway, bound = (vehicle.vehicle(0, identity, x).materials for x in (0.0, 0.5, 1.0))
+        lightness = apart[:, :3] @ (0.3, 0.59, 0.11)
+        np.testing.assert_allclose(bound[:, 3], lightness)
+        np.testing.assert_allclose(halfway[:, 3], (apart[:, 3] + lightness) / 2)
+        np.testing.assert_array_equal(np.delete(bound, 3, 1), np.delete(apart, 3, 1))
+    plain, follows = (
+        renderer.render(0, 1, 0, infrared_follows_paint=share).images for share in (0.0, 1.0)
+    )
+    same = [np.array_equal(*pair) for pair in zip(plain, follows, strict=True)]
+    assert same == [True, False, True]

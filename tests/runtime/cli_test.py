@@ -283,3 +283,9 @@ def test_main_says_one_sentence_and_its_exit_code(said, number):
 )
 def test_runs_of_different_configs_have_different_folders(file, name):
     assert cli.run_name(file) == name
+
+
+def test_a_config_that_is_no_python_is_one_sentence(tmp_path):
+    said = r"no Python: invalid syntax in mine\.py, line 2\.$"
+    with pytest.raises(UserError, match=said), cli.explained():
+        compile("x = 1\ndef get_config(:\n", "mine.py", "exec")

@@ -171,6 +171,12 @@ def test_a_section_that_is_missing_or_is_none_is_named(section):
             "losses.flare.weight is 0.5 but",
         ),
         ({f"losses__{x}__weight": 0.0 for x in tiny.get_config().losses}, "nothing to learn"),
+        (
+            {"train__samples_per_identity": 1},
+            "samples_per_identity is 1, but config.losses.triplet",
+        ),
+        ({"train__identities_per_batch": 1}, "identities_per_batch is 1, but config.losses.tri"),
+        ({"model__stride": 9}, "model.stride 9 is above config.model.patch 8"),
         ({"losses__id__weight": "high"}, "losses.id.weight is 'high'"),
         ({"losses__id__weight": ((0.0, 1.0), (0.0, 2.0))}, "rising progress"),
         ({"losses__id__weight": (0.0, 1.0)}, "losses.id.weight is"),
