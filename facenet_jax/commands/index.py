@@ -29,6 +29,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=64, help="samples per call of the device")
     words = "the first of 4 parts is 1/4; one process for each part and device"
     parser.add_argument("--part", type=part, default=(1, 1), metavar="I/N", help=words)
+    words = "a new database takes off the mean of the run's gallery, so that cosines differ more"
+    parser.add_argument("--centre", action="store_true", help=words)
     words = "also make an approximate index, for millions of rows"
     parser.add_argument("--approximate", action="store_true", help=words)
     parser.add_argument("--delete", nargs="+", metavar="NAME", help="samples to take out")
@@ -45,7 +47,7 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"{address} has no sample {lacks[0]}; nothing was deleted.")
         print(f"{address}: {database.delete(options.delete)} deleted, {len(database)} samples.")
         return
-    database = search.Database.open(network, address)
+    database = search.Database.open(network, address, options.centre)
     done = search.index_folder(
         *(database, options.folder),
         modality=options.modality,

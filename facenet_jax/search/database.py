@@ -47,13 +47,18 @@ class Database:
     network: Network
     table: Table
     parts: Mapping[str, tuple[int, int]]  # columns of `joint`
+    centre: Mapping[str, np.ndarray]  # what is taken off each part first, [width]
 
     @classmethod
-    def open(cls, network: Network, address: str | os.PathLike[str]) -> "Database":
+    def open(
+        cls, network: Network, address: str | os.PathLike[str], centre: bool = False
+    ) -> "Database":
         """The database at an address, made where there is none.
 
-        A folder, s3:// or gs:// for a bucket, or db:// for a LanceDB server. UserError for a
-        database that another network filled, and where a package is missing.
+        A folder, s3:// or gs:// for a bucket, or db:// for a LanceDB server. One that is made with
+        `centre` takes `Network.centre` off all embeddings, so that cosines are those of
+        `Network.similarity`; it stays with the database. UserError for a database that another
+        network filled, for `centre` where one without it is there, and for a missing package.
         """
         address, parts = os.fspath(address), network.parts()
         table = Table.open(address)
@@ -62,9 +67,18 @@ class Database:
             texts = ["stamp", "identity", *(FILE + each for each in names)]
             widths = {name: stop - start for name, (start, stop) in parts.items()}
             widths[JOINT] = sum(widths.values())
-            table = Table.create(address, texts, NUMBERS, widths, facts(network))
+            mean = {k: x.tolist() for k, x in network.centre.items()} if centre else None
+            known = facts(network) | {"centre": mean}
+            table = Table.create(address, texts, NUMBERS, widths, known)
         refuse_other_model(network, table)
-        return cls(network, table, parts)
+        mean = table.facts.get("centre")
+        if centre and mean is None:
+            raise UserError(
+                f"The database {address} was made without --centre; leave it out, or index into "
+                "another --database."
+            )
+        mean = mean or {name: [0.0] * (stop - start) for name, (start, stop) in parts.items()}
+        return cls(network, table, parts, {k: np.float32(x) for k, x in mean.items()})
 
     @classmethod
     def existing(cls, network: Network, address: str | os.PathLike[str]) -> "Database":
@@ -102,7 +116,8 @@ class Database:
                 images = {m: [samples[i].files[m] for i in some] for m in subset}
                 found = self.network.embed_some(images, {}, slice(0, len(some)))
                 for name, (first, stop) in self.network.parts(subset).items():
-                    joint[some, slice(*self.parts[name])] = found[:, first:stop]
+                    mean = self.centre[name]
+                    joint[some, slice(*self.parts[name])] = found[:, first:stop] - mean
         return joint
 
     def put(self, samples: Sequence[Sample], joint: np.ndarray) -> None:
@@ -174,7 +189,7 @@ class Database:
         if len(embedding) != 1:
             raise UserError(f"search() got images of {len(embedding)} samples; give those of one.")
         own = self.network.parts(tuple(images))
-        query = {part: embedding[0, slice(*span)] for part, span in own.items()}
+        query = {x: embedding[0, slice(*span)] - self.centre[x] for x, span in own.items()}
         if len(by) == 1 and len(own) == 1:  # one modality against another, of a common space
             query = dict(zip(by, query.values(), strict=True))
         lacks = [part for part in by if part not in query or part not in self.parts]
@@ -192,7 +207,7 @@ class Database:
     def nearest(
         self, query: Mapping[str, np.ndarray], top: int = 10, where: str = "", exact: bool = False
     ) -> list[Found]:
-        """As `search`, with the vector [width] of each part that is compared.
+        """As `search`, with the vector [width] of each part that is compared, less the centre.
 
         All parts are one vector in the database, and so is a single one. For several but not all,
         the rows are compared one by one: all of up to SMALLEST_INDEX rows, or with `exact`; of more

@@ -5,13 +5,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from data_tfds.images import picture as open_picture
 from facenet_jax.search.database import Found
 
-TILE = (96, 128)
-"""Width and height of one image, in pixels."""
+TILE = (120, 120)
+"""Width and height that an image is fitted into, in pixels."""
 GAP, LINE = 4, 14
 GREY, BLACK, WHITE, BLUE = (128, 128, 128), (0, 0, 0), (255, 255, 255), (0, 90, 200)
 
@@ -21,9 +21,9 @@ def table(found: Sequence[Found]) -> str:
     if not found:
         return "Nothing was found."
     width = max(len("name"), *(len(each.name) for each in found))
-    lines = [f"rank  cosine  {'name':{width}}  labels"]
+    lines = [f"rank   cosine  {'name':{width}}  labels"]
     for rank, each in enumerate(found, start=1):
-        line = f"{rank:4}  {each.cosine:6.4f}  {each.name:{width}}  {_told(each.labels)}"
+        line = f"{rank:4}  {each.cosine:7.5f}  {each.name:{width}}  {_told(each.labels)}"
         lines.append(line.rstrip())
     return "\n".join(lines)
 
@@ -47,7 +47,7 @@ def picture(
     """
     columns = [(query, ["query"], BLUE)]
     for rank, each in enumerate(found, start=1):
-        words = [f"{rank}  {each.cosine:.3f}", _told(each.labels, ("identity", "camera"))]
+        words = [f"{rank}  {each.cosine:.3f}", _told(_short(each.labels))]
         columns.append((each.files, words, GREY))
     wide, high = TILE[0] + 2 * GAP, TILE[1] + 2 * GAP
     size = (wide * len(columns) + GAP, high * len(modalities) + 2 * LINE + GAP)
@@ -78,7 +78,7 @@ def _tile(image: Any, modality: str) -> Image.Image:
     """One image at the size of a tile."""
     missing = isinstance(image, str) and not pathlib.Path(image).is_file()
     if image is not None and not missing:
-        return open_picture(image, modality).resize(TILE)
+        return ImageOps.pad(open_picture(image, modality), TILE, color=WHITE)
     tile = Image.new("RGB", TILE, GREY)
     text = "file is gone" if missing else f"no {modality}"
     ImageDraw.Draw(tile).text((GAP, TILE[1] // 2), text, fill=WHITE)
@@ -89,7 +89,11 @@ def _known(labels: Mapping[str, str | int]) -> dict[str, str | int]:
     return {label: value for label, value in labels.items() if value not in ("", -1, None)}
 
 
-def _told(labels: Mapping[str, str | int], only: Sequence[str] = ()) -> str:
+def _short(labels: Mapping[str, str | int]) -> dict[str, str | int]:
+    """Identity and camera, as a report names them."""
+    return {"id": labels["identity"], "cam": labels["camera"]}
+
+
+def _told(labels: Mapping[str, str | int]) -> str:
     """The labels that are known, as words."""
-    known = _known(labels)
-    return ", ".join(f"{k} {x}" for k, x in known.items() if not only or k in only)
+    return ", ".join(f"{label} {value}" for label, value in _known(labels).items())

@@ -237,6 +237,28 @@ def test_another_model_is_refused(database, network, tmp_path):
 
 
 @needs_engine
+def test_the_centre_is_taken_off(network, folder, tmp_path):
+    """Cosines are those of `similarity`, of a network whose gallery is known."""
+    mean = {name: np.full(16, 3, np.float32) * i for i, name in enumerate(tiny.MODALITIES)}
+    own = dataclasses.replace(network)
+    vars(own)["centre"] = mean
+    samples = [x for x in listing.samples(folder) if len(x.files) == 3]
+    made = Database.open(own, tmp_path / "search", centre=True)
+    made.add(samples)
+    images = {m: [x.files[m] for x in samples] for m in tiny.MODALITIES}
+    whole = own.embed(**images)
+    found = Database.open(network, tmp_path / "search").search(samples[2].files, len(samples))
+    cosines = own.similarity(whole[2:3], whole)[0]
+    names = [x.name for x in samples]
+    expected = [cosines[names.index(each.name)] for each in found]
+    np.testing.assert_allclose([each.cosine for each in found], expected, atol=2e-6)
+    assert len(found) == len(samples)
+    Database.open(network, tmp_path / "plain")
+    with pytest.raises(UserError, match="was made without --centre"):
+        Database.open(own, tmp_path / "plain", centre=True)
+
+
+@needs_engine
 def test_the_commands(database, network, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(api, "load", lambda *arguments: network)
     address = str(tmp_path / "search")
@@ -253,8 +275,8 @@ def test_the_commands(database, network, folder, tmp_path, monkeypatch, capsys):
     assert answer["found"][0]["labels"] == {"identity": "0", "camera": 0, "scene": 0}
     assert set(answer["found"][0]["files"]) == set(query.files)
     drawn = Image.open(tmp_path / "a.png")
-    assert drawn.size == (5 * 104 + 4, 3 * 136 + 2 * show.LINE + 4)
-    assert drawn.getpixel((5, 136 + 60)) == show.GREY  # the query has no near-infrared image
+    assert drawn.size == (5 * 128 + 4, 3 * 128 + 2 * show.LINE + 4)
+    assert drawn.getpixel((5, 128 + 30)) == show.GREY  # the query has no near-infrared image
     search_command.main([f"--database={address}", *images, "--not_same_camera=0", "--top=99"])
     assert "camera 0" not in capsys.readouterr().out
     index_command.main(["--workdir=w", f"--database={address}", "--delete", query.name])
