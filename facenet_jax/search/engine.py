@@ -23,7 +23,7 @@ TABLE = "samples"
 FACTS = b"facenet_jax"
 """The key of the facts of a database in the table's own metadata: made with it, never apart."""
 
-PROBED = 0.05
+PROBED = 0.2
 """The part of an approximate index that a query looks into."""
 REFINED = 20
 """So many times `top` candidates of an approximate index are compared exactly."""

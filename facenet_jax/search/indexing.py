@@ -14,6 +14,8 @@ from facenet_jax.search.listing import Sample, samples
 
 WINDOW = 256
 """Samples that are embedded and written together: what a kill costs at most, twice."""
+TIDIED = 400
+"""Windows after which small files are joined: until then each makes the next one slower."""
 READERS = 2
 """Windows in work at a time: while one is on the device the images of the next are decoded."""
 
@@ -51,11 +53,14 @@ def index_folder(
                 f"{sample.files[unknown[0]]} is a {unknown[0]} image, but the network was trained "
                 f"with {', '.join(known)}."
             )
-    before, changed = len(database), 0
+    before, changed, written = len(database), 0, 0
     with Bar("indexing", len(found), "samples") as bar:
         for window, todo, joint in embedded(database, found, batch):
             if todo:
                 database.put(todo, joint)
+                written += 1
+                if written % TIDIED == 0:
+                    database.table.tidy()
             changed += len(todo)
             bar.update(len(window))
     if changed:
