@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from data_tfds.errors import UserError
+from data_tfds.paths import is_remote
 from facenet_jax.api import Network
 from facenet_jax.runtime.checkpoint_record import digests_of
 from facenet_jax.search.engine import SMALLEST_INDEX, Table, among
@@ -276,7 +277,9 @@ class Database:
 
 def facts(network: Network) -> dict[str, Any]:
     """What a database says of the network that fills it."""
-    return {"model": digest(network), "workdir": str(network.folder), "step": network.step}
+    folder = network.folder
+    where = str(folder if is_remote(folder) else folder.absolute())
+    return {"model": digest(network), "workdir": where, "step": network.step}
 
 
 def digest(network: Network) -> str:

@@ -168,6 +168,26 @@ def test_of_many_rows_some_are_compared_by_several_parts(database, folder, monke
 
 
 @needs_engine
+def test_an_approximate_index_finds_the_same_in_few_rows(copy, folder, monkeypatch):
+    """Also of vectors that some rows lack, and rows that came after it was made."""
+    monkeypatch.setattr(databases, "SMALLEST_INDEX", 10)
+    samples = listing.samples(folder)
+    asked = [samples[0].files, {"thermal": samples[0].files["thermal"]}]
+    before = [copy.search(images, where="camera != 1") for images in asked]
+    copy.delete([samples[3].name])
+    copy.approximate()
+    assert None not in {copy.table.index_of(x) for x in ("joint", *copy.parts)}
+    copy.add(samples[3:4])
+    for images, expected in zip(asked, before, strict=True):
+        for exact in (False, True):
+            found = copy.search(images, where="camera != 1", exact=exact)
+            assert [x.name for x in found] == [x.name for x in expected]
+            np.testing.assert_allclose(
+                [x.cosine for x in found], [x.cosine for x in expected], atol=2e-6
+            )
+
+
+@needs_engine
 def test_labels_filter(database, folder):
     sample = listing.samples(folder)[0]
     images = {"visible": sample.files["visible"]}
