@@ -41,6 +41,8 @@ COMMANDS = {
     "export": Command(
         "facenet_jax.commands.export:main", "write a network to run without this package"
     ),
+    "index": Command("facenet_jax.commands.index:main", "put a folder of images into a database"),
+    "search": Command("facenet_jax.commands.search:main", "find the samples most like an image"),
     "doctor": Command("facenet_jax.commands.doctor:main", "find what is wrong with a data set"),
     "prepare": Command("facenet_jax.commands.prepare:main", "prepare a data set for training"),
     "render": Command("facenet_jax.commands.render:main", "render a data set, to try things with"),

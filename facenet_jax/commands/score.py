@@ -1,7 +1,7 @@
 """Scores exported embeddings: the same numbers as training reports, from files alone.
 
 facenet score --query Q.npz --gallery G.npz --protocol NAME
-    [--modalities visible,thermal] [--centre] [--rerank k1,k2,lambda] [--json FILE]
+    [--modalities visible,thermal] [--centre] [--rerank k1,k2,lambda] [--json FILE] [--tables DIR]
 
 NAME is a label of the files (camera, scene, ...: gallery rows of the query's identity and of its
 value of that label are junk), none, a data set's protocol (wmveid863/official), or the import path
@@ -18,9 +18,10 @@ import sys
 from collections.abc import Collection, Sequence
 
 from data_tfds.errors import UserError
+from data_tfds.paths import open_path
 from data_tfds.samples import Protocol
 from facenet_jax import retrieval
-from facenet_jax.retrieval import Embeddings, breakdown, protocols, reliability
+from facenet_jax.retrieval import Embeddings, breakdown, protocols, reliability, tables
 from facenet_jax.retrieval.report import details, table
 from facenet_jax.runtime.arguments import Parser
 
@@ -58,8 +59,13 @@ def main(arguments: list[str] | None = None) -> int:
         help="also intervals over query identities, ROC figures, and scores by label",
     )
     parser.add_argument("--json", help="file to write the scores to")
+    parser.add_argument(
+        "--tables", help="folder for Parquet files of both sides and of the result of every query"
+    )
     options = parser.parse_args(arguments)
     try:
+        if options.tables:
+            tables.refuse_missing()
         scores = evaluate(options)
         print(table(scores))
         if options.details:
@@ -109,6 +115,8 @@ def evaluate(options: argparse.Namespace) -> dict:
         **({"flare_weight": options.flare_weight} if weights else {}),
         **result.metrics(),
     }
+    if options.tables:
+        tables.write(open_path(options.tables), query, gallery, result)
     if options.details:
         scores |= breakdown.details(query, gallery, protocol, result)
     if query.flared is not None:

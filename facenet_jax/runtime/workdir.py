@@ -25,7 +25,7 @@ from facenet_jax.runtime.writers import write_json
 
 HOME = pathlib.Path(__file__).resolve().parents[2]
 
-FOLDERS = ("checkpoints", "tensorboard", "embeddings", "profile", "other_data", "export")
+FOLDERS = ("checkpoints", "tensorboard", "embeddings", "profile", "other_data", "export", "search")
 FILES = (
     *("config.json", "spec.json", "data.json", "result.json", "per_modality.json"),
     *("scores.json", "report.html"),

@@ -24,7 +24,7 @@ FLOORS = (
     ("embed",),
     ("evaluate",),
     ("train", "api"),
-    ("bench", "parity", "lab", "report", "export"),
+    ("bench", "parity", "lab", "report", "export", "search"),
     ("configs",),
     ("commands",),
     ("scripts", "main", "tests"),
@@ -42,6 +42,7 @@ LAZY = {
 OWNERS = {
     "flax": ("facenet_jax/models/",),
     "orbax": ("facenet_jax/runtime/checkpoint.py",),
+    "lancedb": ("facenet_jax/search/engine.py",),
     "torch": ("facenet_jax/bench/",),
     "tensorflow": (),
     "tensorflow_datasets": ("data_tfds/",),
