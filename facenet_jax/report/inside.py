@@ -20,6 +20,7 @@ from facenet_jax.evaluate import pixels
 from facenet_jax.inputs.augment import normalise
 from facenet_jax.models import vit
 from facenet_jax.models.layers import plain_attention, plain_block
+from facenet_jax.models.trunk import plain_tokens
 from facenet_jax.report.blocks import Block, Text, Tile, Tiles, picture
 from facenet_jax.report.finished import Finished
 from facenet_jax.types import Batch, Outputs
@@ -183,7 +184,7 @@ def attention_maps(
     `trunk` and `last` are the parameters of the branch, `images` [B, H, W, 3] normalised, `mixed`
     the tokens [B, 1+n, D] that the last block gets, where they are not the trunk's own.
     """
-    x = vit.plain_tokens({k: v for k, v in trunk.items() if k != "blocks"}, images, heads)
+    x = plain_tokens({k: v for k, v in trunk.items() if k != "blocks"}, images, heads)
     rollout = jnp.eye(x.shape[1])[None]
     depth = len(trunk["blocks"]["norm1"]["scale"])
     for layer in range(depth):

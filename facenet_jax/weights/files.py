@@ -40,7 +40,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     read-only. Raises UserError for files that cannot be read; nothing of the file is ever run.
     """
     name = os.fspath(path)
-    with _open(name) as file, reading(name):
+    with opened(name) as file, reading(name):
         start = file.read(9)
         if start[8:] == b"{":
             return _read_safetensors(file)
@@ -82,7 +82,8 @@ def as_float32(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, np.nd
     return weights
 
 
-def _open(name: str) -> BinaryIO:
+def opened(name: str) -> BinaryIO:
+    """A file or a URL to read bytes from; raises UserError where there is none."""
     try:
         if "://" not in name:
             return open(name, "rb")
