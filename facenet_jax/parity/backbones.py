@@ -244,9 +244,7 @@ def gradient_norms(twin: Twin) -> dict[str, float]:
     return norms
 
 
-def of_source(
-    twin: Twin, case: Case, grid: tuple[int, int], gradient: jax.Array
-) -> jax.Array:
+def of_source(twin: Twin, case: Case, grid: tuple[int, int], gradient: jax.Array) -> jax.Array:
     """The gradient of the position embedding as it is in the file, before it was resized."""
     source = jnp.asarray(twin.file.canonical["position"])
     side = round((len(source) - 1) ** 0.5)

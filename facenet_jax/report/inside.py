@@ -87,10 +87,11 @@ def masks(run: Finished) -> list[Block]:
     extras = outputs(run.network, images, labels).extras
     if "mfmp" not in extras or "trunk" not in extras:
         return [Text(NONE.format("flare masks"))]
-    bias, shape = run.config.model.fce.mask_bias, grid(run, extras["trunk"].shape[2] - 1)
+    patches = extras["mfmp"].shape[2]
+    bias, shape = run.config.model.fce.mask_bias, grid(run, patches)
     if shape is None:
         return [Text(NONE.format("flare masks"))]
-    stages = {"before MFMP": extras["trunk"][:2, :, 1:], "after MFMP": extras["mfmp"]}
+    stages = {"before MFMP": extras["trunk"][:2, :, -patches:], "after MFMP": extras["mfmp"]}
     values = {
         name: np.asarray(jax.nn.sigmoid(x + bias).mean(axis=-1)).reshape(*x.shape[:2], *shape)
         for name, x in stages.items()
@@ -130,7 +131,10 @@ def attention(run: Finished) -> list[Block]:
         return [Text(found)]
     images, labels, rows = found
     params, spec = run.network.variables["params"], run.network.model.spec
-    whole = {"trunk", "last"} <= set(params) and {"patch", "blocks"} <= set(params["trunk"])
+    plain = run.config.model.get("backbone", "") == "vit"  # what `attention_maps` can compute
+    whole = (
+        plain and {"trunk", "last"} <= set(params) and {"patch", "blocks"} <= set(params["trunk"])
+    )
     shape = whole and grid(run, params["trunk"]["position"].shape[-2] - 1)
     if not shape or "block" not in params["last"]:
         return [Text(NONE.format("maps of attention"))]

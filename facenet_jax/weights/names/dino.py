@@ -117,8 +117,8 @@ def _without_key_bias(
     kernels = [name for name in found if re.search(r"/(qkv|query)/kernel$", name)]
     if not biased and kernels:
         note = "no bias of queries, keys and values in it, so 0"
-        for name in kernels:
-            columns = found[name].shape[-1] * (1 if "/qkv/" in name else 3)
+        for name in (name for name in kernels if found[name].ndim == 2):
+            columns = found[name].shape[1] * (1 if "/qkv/" in name else 3)
             found[f"{name.rpartition('/')[0].rpartition('/')[0]}/qkv/bias"] = np.zeros(
                 columns, np.float32
             )
