@@ -43,6 +43,12 @@ NO_WEIGHTS = (
 )
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+LICENCE = (
+    "This network starts from weights of CLIP (MIT). Its model card says that surveillance and "
+    "facial recognition are always out of scope."
+)
+"""What the card of a network says that starts from a file of weights."""
+
 EPSILON = 1e-5  # of its LayerNorms
 
 

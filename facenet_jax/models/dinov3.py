@@ -33,6 +33,12 @@ NO_WEIGHTS = (
     "say --config.model.pretrained=none to start from random weights"
 )
 
+LICENCE = (
+    "licence: DINOv3. This network starts from weights under the DINOv3 License of Meta: it may "
+    "only be passed on under the same agreement and with a copy of it, and publications must say so."
+)
+"""What the card of a network says that starts from a file of weights."""
+
 EPSILON = 1e-5  # of its LayerNorms
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from data_tfds.errors import UserError
 from facenet_jax import config as configs
+from facenet_jax import models
 from facenet_jax.models import backbones, clip, facenet, vit
 from facenet_jax.models.layers import Block, LayerNorm, apart, joined, quick_gelu
 from facenet_jax.models.rope import Rope, rotated
@@ -224,6 +225,16 @@ def test_a_file_fills_every_branch(backbone, tmp_path):
         c.model.registers = 4
         with pytest.raises(UserError, match="registers 0 where the model has 4"):
             tiny.build(c, spec).load(before, str(path))
+
+
+def test_a_card_says_what_the_licence_of_the_weights_asks():
+    model = config("dinov3").model
+    assert models.licence(model) == ""
+    model.pretrained = "dinov3.pth"
+    assert models.licence(model).startswith("licence: DINOv3")
+    model = config("clip", model__pretrained="ViT-B-16.pt").model
+    assert "surveillance" in models.licence(model)
+    assert models.licence(config("dinov2", model__pretrained="a.pth").model) == ""
 
 
 def nested(flat):
