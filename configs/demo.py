@@ -8,9 +8,9 @@ AdamW because in a prototype plain SGD learned little in so few steps without pr
 from configs import common
 
 
-def get_config(model: str = "facenet"):
-    """The demo, with FACENet or another model on a ViT."""
-    c = common.get_config(model)
+def get_config(model: str = "facenet", **choices: str):
+    """The demo, with FACENet or another model on a ViT, `backbone` being another kind of one."""
+    c = common.get_config(model, **choices)
     c.data.name = "rendered"
     c.data.root = "data/rendered"
     c.data.image_size = (32, 64)

@@ -13,15 +13,23 @@ from facenet_jax.models.base import Group
 
 
 def recipe_rate(
-    epoch: np.ndarray, *, base: float, value: float, epochs: int, warmup: float
+    epoch: np.ndarray,
+    *,
+    base: float,
+    value: float,
+    epochs: int,
+    warmup: float,
+    start: float = 0.01,
+    floor: float = 0.002,
 ) -> np.ndarray:
     """The release's learning rate of each epoch e = 1..E, timm's cosine with warm-up.
 
-    e < W: 0.01 b + e (v - 0.01 b) / W; else 0.002 b + (v - 0.002 b)(1 + cos(pi e / E)) / 2, and
-    0.002 b at e = E. b = `base`; v = `value` is the peak of the group (b, or twice b for biases).
+    e < W: s + e (v - s) / W; else f + (v - f)(1 + cos(pi e / E)) / 2, and f at e = E. v = `value`
+    is the peak of the group (b = `base`, or twice b for biases); s = `start` b and f = `floor` b
+    are those of all groups, so that a group of a small peak starts above it.
     """
     e = np.asarray(epoch, np.float64)
-    low, start = 0.002 * base, 0.01 * base
+    low, start = floor * base, start * base
     cosine = low + 0.5 * (value - low) * (1 + np.cos(np.pi * e / epochs))
     rate = np.where(e < warmup, start + e * (value - start) / max(warmup, 1e-9), cosine)
     return np.where(e >= epochs, low, rate)
@@ -88,7 +96,15 @@ def rate_table(
     for factor in (1.0, *(group.factor for group in groups.values())):
         value = base * factor
         if config.schedule == "recipe":
-            rates = recipe_rate(epoch, base=base, value=value, epochs=epochs, warmup=config.warmup)
+            rates = recipe_rate(
+                epoch,
+                base=base,
+                value=value,
+                epochs=epochs,
+                warmup=config.warmup,
+                start=config.warmup_start,
+                floor=config.floor,
+            )
         elif config.schedule == "multistep":
             rates = multistep_rate(
                 epoch,

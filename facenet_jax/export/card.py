@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
+from facenet_jax import models
 from facenet_jax.api import Network
 from facenet_jax.export.program import TOLERANCE, Program
 from facenet_jax.runtime import form
@@ -50,6 +51,7 @@ def facts(network: Network, written: Sequence[Written], stored: bytes | None) ->
     return {
         "model": network.config.model.name,
         "step": network.step,
+        "licence": models.licence(network.config.model),
         "spec": as_json(network.model.spec),
         "files": {
             each.file: {
@@ -114,7 +116,13 @@ Modalities are compared with themselves: a visible query finds nothing in a
 thermal gallery unless the model was trained for it. Samples unlike those of its
 training ({data.name}, {spec.identities} identities) were not measured.
 Recognising persons or vehicles may be restricted by law where you are.
-"""
+{licence_words(network)}"""
+
+
+def licence_words(network: Network) -> str:
+    """What the licence of the weights that training started from asks, where it asks for more."""
+    words = models.licence(network.config.model)
+    return f"\n## Licence of the weights\n\n{words}\n" if words else ""
 
 
 def removal_words(network: Network) -> str:

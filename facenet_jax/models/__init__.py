@@ -82,6 +82,13 @@ def build(config: ml_collections.ConfigDict, spec: DataSpec) -> Model:
     return contract.check_model(find(config.name).build(config, spec), config.name)
 
 
+def licence(config: ml_collections.ConfigDict) -> str:
+    """What the licence of the pretrained weights of a section `model` asks; "": nothing more."""
+    if config.get("pretrained", "none") in ("", "none") or "backbone" not in config:
+        return ""
+    return getattr(backbones.find(config.backbone), "LICENCE", "")
+
+
 def check_start(config: ml_collections.ConfigDict) -> None:
     """Raises UserError where a run of this config cannot begin: without weights, or their file."""
     pretrained = config.model.get("pretrained", "none")

@@ -2,8 +2,10 @@
 
 A backbone turns images into tokens and tokens into a feature:
 
-    tokens(images [B, H, W, 3], train) -> [B, 1 + n, D]     token 0 represents the image
-    head(tokens [B, 1 + n, D], train)  -> [B, D']
+    tokens(images [B, H, W, 3], train) -> [B, p + n, D]     token 0 represents the image
+    head(tokens [B, p + n, D], train)  -> [B, D']
+
+The n last tokens are those of a grid over the image; p is 1 unless there are registers.
 
 A module of a backbone has `backbone(config, image_size) -> Backbone`. It may have `OPTIONS`, the
 options it adds to `config.model`, and `problems(config) -> list of clauses`.
@@ -37,6 +39,7 @@ class Backbone:
     width: int  # D'
     grid: tuple[int, int]  # rows, columns of the n tokens
     stacked: bool
+    prefix: int = 1  # p, tokens in front of those of the grid
     dtype: jnp.dtype = jnp.float32  # of matrix products, also of those that a model adds
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of values in 0..1
     pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)

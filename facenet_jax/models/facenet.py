@@ -143,16 +143,18 @@ class FCE(nn.Module):
     """Flare-aware Cross-modal Enhancement: thermal tokens where the mask is on.
 
     Eq. 4: patches_a' = m_a * patches_T + keep_a * patches_a with m_a = g(M_a) and keep_a = 1 - m_a,
-    for the samples whose delta_a is 1; the others pass unchanged, as do class tokens. g is "soft"
-    (sigmoid(M + bias)), "hard" (M + bias > 0) or "straight_through" (hard, with the gradient of
-    soft). The release keeps by the near-infrared mask in both modalities (`keep` = "near_infrared")
-    and switches the whole batch as soon as one sample is flared (`gate` = "batch").
+    for the samples whose delta_a is 1; the others pass unchanged, as do class tokens and registers.
+    g is "soft" (sigmoid(M + bias)), "hard" (M + bias > 0) or "straight_through" (hard, with the
+    gradient of soft). The release keeps by the near-infrared mask in both modalities (`keep` =
+    "near_infrared") and switches the whole batch as soon as one sample is flared (`gate` =
+    "batch").
     """
 
     mask: str  # "soft" | "hard" | "straight_through"
     mask_bias: float  # added to M: negative values favour the modality's own tokens
     keep: str  # "own" | "near_infrared"
     gate: str  # "sample" | "batch"
+    prefix: int = 1  # tokens in front of the patches: class token and registers pass unchanged
 
     def masks(self, predicted: jax.Array) -> jax.Array:
         """g(M + bias), elementwise in [0, 1]."""
@@ -167,18 +169,19 @@ class FCE(nn.Module):
     def __call__(
         self, own: jax.Array, thermal: jax.Array, predicted: jax.Array, flare: jax.Array
     ) -> jax.Array:
-        """Own tokens [2, B, 1+n, D] of R and N, enhanced.
+        """Own tokens [2, B, p+n, D] of R and N, enhanced, p being `prefix`.
 
         Args:
             own: tokens of R and N.
-            thermal: tokens of T [B, 1+n, D].
+            thermal: tokens of T [B, p+n, D].
             predicted: M_R and M_N [2, B, n, D].
             flare: delta [B, 2] bool of R and N.
         """
         mask = self.masks(predicted)
         keep = 1.0 - (mask if self.keep == "own" else jnp.broadcast_to(mask[1:], mask.shape))
-        patches = mask * thermal[None, :, 1:] + keep * own[:, :, 1:]
-        enhanced = jnp.concatenate([own[:, :, :1], patches], axis=2)
+        front, patches = own[:, :, : self.prefix], own[:, :, self.prefix :]
+        patches = mask * thermal[None, :, self.prefix :] + keep * patches
+        enhanced = jnp.concatenate([front, patches], axis=2)
         delta = flare if self.gate == "sample" else jnp.broadcast_to(flare.any(), flare.shape)
         return jnp.where(delta.T[:, :, None, None], enhanced, own)
 
@@ -192,7 +195,10 @@ class FlareHead(nn.Module):
     def __call__(
         self, tokens: jax.Array, train: bool, present: jax.Array | None = None
     ) -> jax.Array:
-        """[class token ; M_a] [B, 1+n, D] to logits [B, 2] float32; `present` [B] or None: all."""
+        """[class token ; registers ; M_a] [B, p+n, D] to logits [B, 2] float32.
+
+        `present` [B] or None: all.
+        """
         last = self.head()
         nn.share_scope(self, last)  # parameters flare_head/block, flare_head/norm
         feature = BatchNorm(name="neck")(last(tokens, train), train, present)
@@ -211,7 +217,7 @@ class FACENet(ThreeStream):
     def exchange(
         self, tokens: jax.Array, batch: Batch, modalities: Sequence[str], train: bool
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-        """(tokens [3, B, 1+n, D] after MFMP and FCE, their intermediate results by name).
+        """(tokens [3, B, p+n, D] after MFMP and FCE, their intermediate results by name).
 
         MFMP and FCE need all three modalities; with fewer, each is embedded by its branch alone,
         and so is each of a sample that lacks an image.
@@ -223,7 +229,8 @@ class FACENet(ThreeStream):
         if batch.present is not None:
             delta = delta & batch.present.all(axis=0)[:, None]
         extras = {"trunk": tokens}
-        predicted = own[:, :, 1:]
+        prefix = self.backbone.prefix
+        predicted = own[:, :, prefix:]
         if self.mfmp is not None:
             fields = {**self.mfmp, "head_width": self.mfmp["head_width"] or own.shape[-1]}
             mfmp = functools.partial(MFMP, **fields, dtype=self.backbone.dtype)
@@ -231,11 +238,11 @@ class FACENet(ThreeStream):
             predicted = mfmp(predicted, predicted[::-1], train)
         extras["mfmp"] = predicted
         if self.fce is not None:
-            own = FCE(**self.fce, name="fce")(own, thermal, predicted, delta)
+            own = FCE(**self.fce, prefix=prefix, name="fce")(own, thermal, predicted, delta)
             extras["fce"] = own
         if self.flare_heads and (train or self.is_initializing()):
-            # The class token of the trunk; FCE changes patch tokens only.
-            marked = jnp.concatenate([tokens[:2, :, :1], predicted], axis=2)
+            # The class token and registers of the trunk; FCE changes patch tokens only.
+            marked = jnp.concatenate([tokens[:2, :, :prefix], predicted], axis=2)
             head = functools.partial(FlareHead, self.backbone.head)
             flare_head = stack(head, in_axes=(0, None, None))(name="flare_head")
             extras["flare_logits"] = flare_head(marked, train, both_present(batch))  # [2, B, 2]

@@ -5,9 +5,9 @@ matrix products run in (float32 or bfloat16); each product's result is cast back
 residual stream. Softmax runs in float32.
 """
 
-import functools
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from facenet_jax.models.attention import Parts, attention
+from facenet_jax.models.rope import Rope, rotated
 from facenet_jax.precision import wide
 
 PRODUCT = "product"
@@ -55,9 +57,15 @@ class Dense(nn.Module):
         kernel, bias = self.weights(x.shape[-1], columns)
         return self.result(x.astype(self.dtype) @ kernel, bias)
 
-    def to_heads(self, x: jax.Array, heads: int, columns: slice = slice(None)) -> jax.Array:
-        """[B, T, D] to [B, heads, T, d] in `dtype`: consecutive d outputs are a head."""
+    def to_heads(
+        self, x: jax.Array, heads: int, columns: slice = slice(None), add_bias: bool = True
+    ) -> jax.Array:
+        """[B, T, D] to [B, heads, T, d] in `dtype`: consecutive d outputs are a head.
+
+        Without `add_bias` these columns of the bias are neither used nor trained.
+        """
         kernel, bias = self.weights(x.shape[-1], columns)
+        bias = bias if add_bias else None
         kernel = kernel.reshape(len(kernel), heads, -1)
         y = jnp.einsum("btc,chd->bhtd", x.astype(self.dtype), kernel)
         return self.result(y, None if bias is None else bias.reshape(heads, 1, -1))
@@ -158,6 +166,15 @@ def gelu(x: jax.Array) -> jax.Array:
     return (0.5 * y * (1 + jax.lax.erf(y * np.sqrt(0.5).astype(np.float32)))).astype(x.dtype)
 
 
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x sigmoid(1.702 x), in float32 and back in the type of x: what OpenAI's CLIP computes."""
+    y = x.astype(jnp.float32)
+    return (y * jax.nn.sigmoid(1.702 * y)).astype(x.dtype)
+
+
+ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
+
+
 def drop_path(key: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
     """x [B, ...] with each sample zeroed at `rate` and the others scaled by 1 / (1 - rate)."""
     shape = (x.shape[0],) + (1,) * (x.ndim - 1)
@@ -166,83 +183,26 @@ def drop_path(key: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
     return x * (mask / keep).astype(x.dtype)
 
 
-Parts = Sequence[jax.Array]
-"""Tokens in one or more arrays [B, n, D], or their heads [B, heads, n, d].
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """In what the blocks of published ViTs differ; the defaults are those of the first ViT."""
 
-A ViT has a class token and patches, 1 + 128 of them here. Joined, their 129 take the room of 256 in
-a TPU's memory and products; apart, 128 and 1.
-"""
-
-
-def attention(q: Parts, k: Parts, v: Parts, implementation: str = "xla") -> list[jax.Array]:
-    """softmax(q k^T / sqrt(d)) v of [B, heads, n, d] each, in the type of v, a part for each of q.
-
-    Every query attends to the keys of all parts.
-    """
-    if implementation == "xla":
-        return [exact_attention(part, tuple(k), tuple(v)) for part in q]
-    joined = (jnp.concatenate(parts, axis=2).swapaxes(1, 2) for parts in (q, k, v))
-    y = jax.nn.dot_product_attention(*joined, implementation=implementation).swapaxes(1, 2)
-    ends = np.cumsum([part.shape[2] for part in q])
-    return jnp.split(y, ends[:-1], axis=2)
+    layer_scale: bool = False  # each residual times a learned vector, CaiT's LayerScale
+    activation: str = "gelu"  # one of ACTIVATIONS
+    epsilon: float = 1e-6  # of the LayerNorms
+    key_bias: bool = True  # False: that third of the bias of qkv is not used
+    rope: Rope | None = None  # rotates queries and keys of the last part, the patches
 
 
-@jax.custom_vjp
-def exact_attention(q: jax.Array, k: tuple[jax.Array, ...], v: tuple[jax.Array, ...]) -> jax.Array:
-    """The attention of one part of queries [B, heads, T, d]: one maximum and sum over all keys."""
-    return attention_forward(q, k, v)[0]
-
-
-def attention_forward(
-    q: jax.Array, k: tuple[jax.Array, ...], v: tuple[jax.Array, ...]
-) -> tuple[jax.Array, Any]:
-    """`exact_attention`, and what its gradient needs; the softmax is in float32."""
-    scores = [
-        jnp.einsum("bhtd,bhsd->bhts", q, part, preferred_element_type=jnp.float32)
-        * q.shape[-1] ** -0.5
-        for part in k
-    ]
-    top = functools.reduce(jnp.maximum, [x.max(-1, keepdims=True) for x in scores])
-    weights = [jnp.exp(x - top) for x in scores]
-    total = sum(x.sum(-1, keepdims=True) for x in weights)
-    weights = tuple((x / total).astype(part.dtype) for x, part in zip(weights, v, strict=True))
-    return added("bhts,bhsd->bhtd", weights, v), (q, k, v, weights)
-
-
-def attention_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, Any, Any]:
-    """The gradients of q, k and v, as products in their own type.
-
-    By itself JAX multiplies the float32 gradient of the softmax with a bfloat16 q or k, at the
-    speed of float32. Fused attention kernels round it, and the weights, as here.
-    """
-    q, k, v, weights = saved
-    of_weights = [jnp.einsum("bhtd,bhsd->bhts", gradient, part) for part in v]
-    both = [(wide(x), wide(g)) for x, g in zip(weights, of_weights, strict=True)]
-    mean = sum(jnp.sum(x * g, axis=-1, keepdims=True) for x, g in both)
-    scale = q.shape[-1] ** -0.5
-    of_scores = [(x * (g - mean) * scale).astype(q.dtype) for x, g in both]
-    of_q = added("bhts,bhsd->bhtd", of_scores, k)
-    of_k = tuple(jnp.einsum("bhts,bhtd->bhsd", g, q) for g in of_scores)
-    of_v = tuple(jnp.einsum("bhts,bhtd->bhsd", x, gradient) for x in weights)
-    return of_q, of_k, of_v
-
-
-def added(subscripts: str, left: Parts, right: Parts) -> jax.Array:
-    """The products of two lists of parts, summed in float32, in the type of the parts."""
-    pairs = zip(left, right, strict=True)
-    each = (jnp.einsum(subscripts, *pair, preferred_element_type=jnp.float32) for pair in pairs)
-    return sum(each).astype(right[0].dtype)
-
-
-exact_attention.defvjp(attention_forward, attention_backward)
+PLAIN = Kind()
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: x + attention(LN x), then x + MLP(LN x), with exact GELU.
+    """A pre-norm transformer block: x + attention(LN x), then x + MLP(LN x).
 
-    Tokens come in parts, each of which attends to all of them. `class_only` returns the first part
-    alone, the class token: keys and values come from all tokens, everything after them is computed
-    for one. Same class token at about a third of the FLOPs of a block.
+    Tokens come in parts, each of which attends to all of them. `class_only` returns the first token
+    of the first part alone, the class token: keys and values come from all tokens, everything after
+    them is computed for one. Same class token at about a third of the FLOPs of a block.
     """
 
     heads: int
@@ -250,14 +210,18 @@ class Block(nn.Module):
     dtype: jnp.dtype
     attention: str  # "xla" or "cudnn"
     class_only: bool = False
+    kind: Kind = PLAIN
 
     @nn.compact
     def __call__(self, x: Parts, drop_rate: jax.Array, train: bool) -> list[jax.Array]:
-        """Parts [B, n, D] float32 and a drop-path rate to such parts, or the first of them."""
-        width = x[0].shape[-1]
+        """Parts [B, n, D] float32 and a drop-path rate to such parts, or the class token."""
+        width, kind = x[0].shape[-1], self.kind
 
-        def residual(x: Parts, y: Parts) -> list[jax.Array]:
+        def residual(x: Parts, y: Parts, scale: str) -> list[jax.Array]:
             y = [part.astype(jnp.float32) for part in y]
+            if kind.layer_scale:
+                factor = self.param(scale, nn.initializers.ones, (width,))
+                y = [part * factor[None, None] for part in y]
             if train and self.drop:
                 key = self.make_rng("dropout")  # one for all parts of a sample
                 y = [drop_path(key, part, drop_rate) for part in y]
@@ -266,26 +230,33 @@ class Block(nn.Module):
         qkv = Dense(3 * width, dtype=self.dtype, name="qkv")
 
         def heads(y: Parts, i: int) -> list[jax.Array]:
-            columns = slice(i * width, (i + 1) * width)
-            return [qkv.to_heads(part, self.heads, columns) for part in y]
+            columns, add_bias = slice(i * width, (i + 1) * width), i != 1 or kind.key_bias
+            return [qkv.to_heads(part, self.heads, columns, add_bias) for part in y]
 
-        norm = LayerNorm(name="norm1")
+        def placed(y: list[jax.Array]) -> list[jax.Array]:
+            return [*y[:-1], rotated(y[-1], kind.rope)] if kind.rope else y
+
+        norm = LayerNorm(kind.epsilon, name="norm1")
         y = [norm(part) for part in x]
         if self.class_only:
-            x = x[:1]
-        y = attention(heads(y[: len(x)], 0), heads(y, 1), heads(y, 2), self.attention)
+            x = [x[0][:, :1]]
+            q = heads([y[0][:, :1]], 0)
+        else:
+            q = placed(heads(y, 0))
+        y = attention(q, placed(heads(y, 1)), heads(y, 2), self.attention)
         proj = Dense(width, dtype=self.dtype, name="proj")
-        x = residual(x, [proj.from_heads(part) for part in y])
+        x = residual(x, [proj.from_heads(part) for part in y], "scale1")
 
-        norm = LayerNorm(name="norm2")
+        norm = LayerNorm(kind.epsilon, name="norm2")
         fc1 = Dense(4 * width, dtype=self.dtype, name="fc1")
         fc2 = Dense(width, dtype=self.dtype, name="fc2")
-        return residual(x, [fc2(gelu(fc1(norm(part)))) for part in x])
+        activation = ACTIVATIONS[kind.activation]
+        return residual(x, [fc2(activation(fc1(norm(part)))) for part in x], "scale2")
 
 
-def apart(tokens: jax.Array) -> list[jax.Array]:
-    """[B, 1+n, D] to the class token [B, 1, D] and the patches [B, n, D]."""
-    return [tokens[:, :1], tokens[:, 1:]]
+def apart(tokens: jax.Array, prefix: int = 1) -> list[jax.Array]:
+    """[B, p+n, D] to the class token and registers [B, p, D] and the patches [B, n, D]."""
+    return [tokens[:, :prefix], tokens[:, prefix:]]
 
 
 def joined(parts: Parts) -> jax.Array:

@@ -16,14 +16,19 @@ import ml_collections
 
 from facenet_jax.models import backbones
 from facenet_jax.models.backbones import Backbone, branches, stack
-from facenet_jax.models.base import Model, Variables, init_batch
+from facenet_jax.models.base import Group, Model, Variables, init_batch
 from facenet_jax.models.layers import BatchNorm, Dense
 from facenet_jax.options import Option, Options, above, one_of, some_text, switch
 from facenet_jax.types import Batch, DataSpec, Outputs
 from facenet_jax.weights import merge
 
 OWN_OPTIONS: Options = {
-    "backbone": Option("vit", "vit, resnet, or the import path of your own", some_text()),
+    "backbone": Option(
+        "vit", "vit, dinov2, dinov3, clip, resnet, or the import path of your own", some_text()
+    ),
+    "backbone_lr_factor": Option(
+        1.0, "of the learning rate, for what pretrained weights can fill", above(0)
+    ),
     "shared_trunk": Option(False, "one trunk for all modalities", switch()),
     "classifier_std": Option(0.001, "of the random start of the classifiers", above(0)),
     "neck_feature": Option(
@@ -77,7 +82,7 @@ class ThreeStream(nn.Module):
         Where a sample lacks a modality, that part of its embedding is 0.
         """
         tokens = self.tokens(batch, modalities, train)
-        tokens, extras = self.exchange(tokens, batch, modalities, train)  # [M, B, 1+n, D]
+        tokens, extras = self.exchange(tokens, batch, modalities, train)  # [M, B, p+n, D]
         features, logits, matched, present = {}, {}, [], {}
         for head in self.heads(tokens, modalities, train):
             neck = stack(functools.partial(BatchNorm), in_axes=(0, None, 0))
@@ -110,7 +115,7 @@ class ThreeStream(nn.Module):
         )
 
     def tokens(self, batch: Batch, modalities: Sequence[str], train: bool) -> jax.Array:
-        """The trunk's tokens [M, B, 1+n, D] of the images."""
+        """The trunk's tokens [M, B, p+n, D] of the images."""
         trunk = branches(
             self.backbone.tokens,
             "trunk",
@@ -123,7 +128,7 @@ class ThreeStream(nn.Module):
     def exchange(
         self, tokens: jax.Array, batch: Batch, modalities: Sequence[str], train: bool
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-        """(tokens [M, B, 1+n, D] after an exchange between branches, extras by name); none here."""
+        """(tokens [M, B, p+n, D] after an exchange between branches, extras by name); none here."""
         return tokens, {}
 
     def heads(self, tokens: jax.Array, modalities: Sequence[str], train: bool) -> list[Head]:
@@ -165,6 +170,12 @@ def streams(
     stacked = {"neck", "classifier", *per_modality}
     if backbone.stacked:
         stacked |= {"last"} if config.shared_trunk else {"last", "trunk"}
+
+    groups = {}
+    if config.backbone_lr_factor != 1:
+        parts = "|".join(["trunk", "last", *(fill or {})])
+        pattern = rf"({parts})(_\w+)?/(?!neck/|classifier/)"
+        groups["backbone"] = Group(pattern, config.backbone_lr_factor)
 
     def init(key: jax.Array) -> Variables:
         return net.init({"params": key}, init_batch(spec), spec.modalities, False)
@@ -213,6 +224,7 @@ def streams(
         spec=spec,
         pixel_mean=backbone.pixel_mean,
         pixel_std=backbone.pixel_std,
+        groups=groups,
         load=load if backbone.read else None,
         refuses=backbone.refuses,
     )

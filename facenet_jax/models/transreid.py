@@ -28,7 +28,8 @@ from facenet_jax.options import Option, Options, defaults, finite, one_of, switc
 from facenet_jax.types import Batch, DataSpec
 
 OWN_OPTIONS: Options = {
-    "backbone": Option("vit", "what has patch tokens", one_of("vit")),
+    # Groups of patches have no place on the grid of rotary positions, so no dinov3.
+    "backbone": Option("vit", "what has patch tokens", one_of("vit", "dinov2", "clip")),
     "sie": {
         "camera": Option(False, "the camera is known to the network", switch()),
         "view": Option(False, "the view is known to the network", switch()),
@@ -126,8 +127,10 @@ class TransReID(ThreeStream):
         found = [Head("_global", last.features)]
         if self.jpm is None:
             return found
-        groups = regrouped(tokens[:, :, 1:], **self.jpm)  # [M, B, parts, length, D]
-        first = jnp.broadcast_to(tokens[:, :, None, :1], (*groups.shape[:3], 1, groups.shape[-1]))
+        prefix = self.backbone.prefix
+        groups = regrouped(tokens[:, :, prefix:], **self.jpm)  # [M, B, parts, length, D]
+        first = tokens[:, :, None, :prefix]
+        first = jnp.broadcast_to(first, (*groups.shape[:3], prefix, groups.shape[-1]))
         rows = jnp.concatenate([first, groups], axis=3)
         rows = rows.reshape(rows.shape[0], -1, *rows.shape[3:])  # all groups in one batch
         head = branches(

@@ -1,30 +1,28 @@
-"""The vision transformer as a backbone: all but its last block, and that block as a head."""
+"""The vision transformer as a backbone: all but its last block, and that block as a head.
 
+`Family` says in what the published ones differ; the backbones dinov2, dinov3 and clip are options
+and a family each, over what is here.
+"""
+
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from facenet_jax.models.backbones import Backbone
-from facenet_jax.models.layers import (
-    PRODUCT,
-    Block,
-    Dense,
-    LayerNorm,
-    apart,
-    joined,
-    normal_002,
-)
+from facenet_jax.models.layers import PLAIN, Kind
+from facenet_jax.models.patches import grid
+from facenet_jax.models.trunk import REMAT, LastBlock, Trunk
 from facenet_jax.options import Option, Options, between, one_of, text, whole
-from facenet_jax.weights import merge
+from facenet_jax.weights import merge, positions
 from facenet_jax.weights.files import read_checkpoint
-from facenet_jax.weights.names.vit import to_canonical
+from facenet_jax.weights.names.vit import FAMILIES, recognised
+from facenet_jax.weights.published import checked
 
 VARIANTS = {
     "mini": {"width": 96, "depth": 3, "heads": 4},  # the demo and the tests
@@ -32,15 +30,6 @@ VARIANTS = {
     "S": {"width": 384, "depth": 12, "heads": 6},
     "B": {"width": 768, "depth": 12, "heads": 12},
 }
-
-REMAT = {
-    "auto": None,  # `run.fitting` builds the network again with one of the others
-    "none": None,
-    # By name: JAX's policies for products go by their batch axes, and stacked modalities are one.
-    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-
 
 OPTIONS: Options = {
     "variant": Option(
@@ -71,6 +60,9 @@ OPTIONS: Options = {
         "of the devices allows | nothing | all but the results of its dense layers | everything",
         one_of(*REMAT),
     ),
+    "position_resize": Option(
+        "bilinear", "how the position embedding of a file is resized", one_of(*positions.RULES)
+    ),
     "unroll": Option(1, "layers in one iteration of the loop over layers; 0: all", whole(0, 999)),
 }
 """What the backbone "vit" adds to config.model."""
@@ -82,6 +74,35 @@ NO_WEIGHTS = (
     "--config.model.pretrained=FILE, or say --config.model.pretrained=none to start from random "
     "weights"
 )
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+PIXELS = Option(
+    "publisher",
+    "mean and standard deviation of the pixels: those of the pretraining, or 0.5",
+    one_of("publisher", "half"),
+)
+"""The option `pixels` of families with statistics of their own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """In what a published ViT differs from the first one, whose facts the defaults are."""
+
+    name: str = "vit"  # of its files, one of weights.names.vit.FAMILIES
+    kind: Kind = PLAIN
+    registers: int = 0  # learned tokens without a position, between class token and patches
+    patch_bias: bool = True
+    norm_before: bool = False  # a LayerNorm of all tokens before the first block
+    projection: int = 0  # columns of a matrix behind the last LayerNorm; 0: none
+    pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @property
+    def prefix(self) -> int:
+        """How many tokens stand in front of the patches."""
+        return 1 + self.registers
 
 
 def size(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str, int]:
@@ -114,8 +135,38 @@ def problems(config: ml_collections.ConfigDict) -> list[str]:
     return [*found, refused.removesuffix(".")] if refused else found
 
 
+def pixels(
+    config: ml_collections.ConfigDict, mean: tuple[float, ...], std: tuple[float, ...]
+) -> dict[str, tuple[float, ...]]:
+    """The fields `pixel_mean` and `pixel_std` of a family whose publisher has these."""
+    if config.pixels == "half":
+        return {}
+    return {"pixel_mean": mean, "pixel_std": std}
+
+
+def undivided(config: ml_collections.ConfigDict) -> list[str]:
+    """A clause where patches side by side do not fill the image: nothing is cut off or padded."""
+    image, patch = tuple(config.data.image_size), config.model.patch
+    if config.model.stride not in (0, patch) or not any(side % patch for side in image):
+        return []
+    smaller = tuple(max(side // patch, 1) * patch for side in image)
+    larger = tuple(-(-side // patch) * patch for side in image)
+    return [
+        f"config.data.image_size {image} does not divide into patches of {patch} x {patch} pixels "
+        f"(config.model.patch), and nothing is cut off or padded here; the nearest sizes are "
+        f"{smaller} and {larger}"
+    ]
+
+
 def backbone(config: ml_collections.ConfigDict, image_size: tuple[int, int]) -> Backbone:
     """The ViT that the section `model` describes."""
+    return of_family(config, image_size, Family())
+
+
+def of_family(
+    config: ml_collections.ConfigDict, image_size: tuple[int, int], family: Family
+) -> Backbone:
+    """A ViT of this family, of the size that the section `model` describes."""
     width, depth, heads = size(config).values()
     stride = config.stride or config.patch
     rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
@@ -123,6 +174,7 @@ def backbone(config: ml_collections.ConfigDict, image_size: tuple[int, int]) -> 
         "heads": heads,
         "dtype": jnp.dtype(config.dtype),
         "attention": config.attention,
+        "kind": family.kind,
     }
     tokens = functools.partial(
         Trunk,
@@ -134,30 +186,69 @@ def backbone(config: ml_collections.ConfigDict, image_size: tuple[int, int]) -> 
         drop_rates=tuple(rates[:-1]),
         remat=config.remat,
         unroll=config.unroll,
+        registers=family.registers,
+        patch_bias=family.patch_bias,
+        norm_before=family.norm_before,
     )
     rows_columns = grid(image_size, config.patch, stride)
+    head = functools.partial(
+        LastBlock,
+        **block,
+        drop_rate=rates[-1],
+        prefix=family.prefix,
+        projection=family.projection,
+    )
+    sizes = {"depth": depth, "width": width, "patch": config.patch}
     return Backbone(
         tokens=tokens,
-        head=functools.partial(LastBlock, **block, drop_rate=rates[-1]),
+        head=head,
         token_width=width,
-        width=width,
+        width=family.projection or width,
         grid=rows_columns,
         stacked=True,
+        prefix=family.prefix,
         dtype=block["dtype"],
+        pixel_mean=family.pixel_mean,
+        pixel_std=family.pixel_std,
         read=functools.partial(
-            read, depth=depth, width=width, patch=config.patch, grid=rows_columns
+            read,
+            family=family,
+            grid=rows_columns,
+            resize=config.get("position_resize", ""),  # rotary positions have none
+            sizes=sizes,
         ),
-        refuses=functools.partial(refuses_attention, config, 1 + math.prod(rows_columns)),
+        refuses=functools.partial(
+            refuses_attention, config, family.prefix + math.prod(rows_columns)
+        ),
     )
 
 
 def read(
-    path: str, *, depth: int, width: int, patch: int, grid: tuple[int, int]
+    path: str,
+    *,
+    family: Family,
+    grid: tuple[int, int],
+    resize: str,
+    sizes: Mapping[str, int],
 ) -> tuple[Mapping[str, Any], Sequence[str], str]:
     """({"params": {"tokens", "head"}} of the ViT in a file, names not needed, a note)."""
-    canonical, ignored = to_canonical(read_checkpoint(path), path)
-    parts, note = merge.vit_parts(canonical, grid, path, depth=depth, width=width, patch=patch)
-    return {"params": parts}, ignored, note
+    found = recognised(read_checkpoint(path), path, family.name)
+    rule = positions.publishers_rule(found) if resize == "publisher" else resize
+    parts, note = merge.vit_parts(
+        found.canonical,
+        grid,
+        path,
+        **sizes,
+        registers=family.registers,
+        projection=family.projection,
+        rule=rule,
+    )
+    ignored = list(found.ignored)
+    if not family.projection and "projection/kernel" in found.canonical:
+        ignored.append("projection")
+    kind = f"{FAMILIES[family.name]} in {found.publisher}'s names"
+    notes = [kind, note, found.note, checked(path)]
+    return {"params": parts}, ignored, "; ".join(filter(None, notes))
 
 
 def refuses_attention(
@@ -178,143 +269,3 @@ def refuses_attention(
             f"tokens only, and an image has {tokens}; set --config.model.attention=xla to train."
         )
     return ""
-
-
-def grid(image_size: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
-    """(rows, columns) of the patches that fit into an image of (height, width) pixels."""
-    rows, columns = ((size - patch) // stride + 1 for size in image_size)
-    return rows, columns
-
-
-def patches(images: jax.Array, patch: int, stride: int) -> jax.Array:
-    """[B, H, W, 3] to [B, n, patch * patch * 3]: row-major patches of (y, x, channel) values."""
-    batch, height, width, channels = images.shape
-    rows, columns = grid((height, width), patch, stride)
-    if stride == patch:  # a plain reshape, free on every device
-        x = images[:, : rows * patch, : columns * patch]
-        x = x.reshape(batch, rows, patch, columns, patch, channels)
-    else:
-        y_index = np.arange(rows)[:, None] * stride + np.arange(patch)
-        x_index = np.arange(columns)[:, None] * stride + np.arange(patch)
-        x = images[:, y_index][:, :, :, x_index]
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
-
-
-def sincos_position(key: jax.Array, rows: int, columns: int, width: int) -> jax.Array:
-    """The initial position embedding [1 + rows * columns, width]: sines and cosines of y and x.
-
-    Chen et al. 2021 (MoCo v3). N(0, 0.02) is small next to the patch embeddings: from scratch it
-    takes hundreds of steps to learn positions. The class token's row is 0. Pretrained weights
-    replace all of it.
-    """
-    del key
-    quarter = width // 4
-    omega = 10000.0 ** (-np.arange(quarter) / max(quarter, 1))
-    y, x = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
-    angles = [axis.reshape(-1, 1) * omega for axis in (y, x)]
-    waves = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
-    table = np.concatenate(waves, axis=1)
-    padded = np.pad(table, ((1, 0), (0, width - table.shape[1])))
-    return jnp.asarray(padded, jnp.float32)
-
-
-class ScanBlock(Block):
-    """A `Block` in the form `nn.scan` wants: carry in, (carry, nothing) out."""
-
-    @nn.compact
-    def __call__(self, x, drop_rate, train):
-        """As `Block`, the carry being the parts of the tokens."""
-        return super().__call__(x, drop_rate, train), None
-
-
-class Trunk(nn.Module):
-    """Patch embedding, class token, position embedding and the first `depth` blocks of a ViT.
-
-    Dosovitskiy et al. 2021. The blocks share one set of stacked parameters [depth, ...]; `unroll`
-    and `remat` trade compile time, speed and memory and change no value.
-    """
-
-    width: int
-    depth: int
-    heads: int
-    patch: int
-    stride: int
-    drop_rates: tuple[float, ...]  # one for each block
-    dtype: jnp.dtype
-    attention: str
-    remat: str
-    unroll: int
-
-    @nn.compact
-    def __call__(self, images: jax.Array, train: bool, added: jax.Array | None = None) -> jax.Array:
-        """Images [B, H, W, 3] in [-1, 1] to tokens [B, 1 + n, width] float32, class token first.
-
-        `added` [B, width] is added to every token of an image before the first block.
-        """
-        # A Dense on patches, not a convolution: stacked over modalities, the gradient of a
-        # convolution makes the partitioner gather all activations.
-        init = nn.initializers.lecun_normal()
-        embed = Dense(self.width, dtype=self.dtype, kernel_init=init, name="patch")
-        x = embed(patches(images, self.patch, self.stride)).astype(jnp.float32)
-        token = self.param("class_token", normal_002, (1, self.width))
-        rows, columns = grid(images.shape[1:3], self.patch, self.stride)
-        position = self.param("position", sincos_position, rows, columns, self.width)[None]
-        first = jnp.broadcast_to(token[None] + position[:, :1], (x.shape[0], 1, self.width))
-        x = [first, x + position[:, 1:]]
-        x = x if added is None else [part + added[:, None] for part in x]
-        if self.depth == 0:
-            return joined(x)
-
-        block = ScanBlock
-        if REMAT[self.remat]:
-            block = nn.remat(
-                block, prevent_cse=False, policy=REMAT[self.remat], static_argnums=(3,)
-            )
-        scan = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast),
-            length=self.depth,
-            unroll=min(self.unroll, self.depth) if self.unroll else self.depth,
-        )
-        blocks = scan(self.heads, any(self.drop_rates), self.dtype, self.attention, name="blocks")
-        return joined(blocks(x, jnp.asarray(self.drop_rates, jnp.float32), train)[0])
-
-
-def plain_tokens(params: Mapping[str, Any], images: jax.Array, heads: int) -> jax.Array:
-    """A `Trunk` in evaluation mode and float32 as a function, for code outside this folder.
-
-    Normalised images [B, H, W, 3] to tokens [B, 1 + n, width]; the shapes in the parameter tree say
-    the patch, the width and the depth.
-    """
-    rows, width = params["patch"]["kernel"].shape
-    depth = len(params["blocks"]["norm1"]["scale"]) if "blocks" in params else 0
-    patch = math.isqrt(rows // 3)
-    trunk = Trunk(
-        width, depth, heads, patch, patch, (0.0,) * depth, jnp.dtype("float32"), "xla", "none", 1
-    )
-    return trunk.apply({"params": params}, images, False)
-
-
-class LastBlock(nn.Module):
-    """The last block of a ViT and its final LayerNorm, for the class token."""
-
-    heads: int
-    drop_rate: float
-    dtype: jnp.dtype
-    attention: str
-
-    @nn.compact
-    def __call__(self, tokens: jax.Array, train: bool) -> jax.Array:
-        """[B, 1 + n, D] to the class token [B, D] float32."""
-        block = Block(
-            self.heads,
-            self.drop_rate > 0,
-            self.dtype,
-            self.attention,
-            class_only=True,
-            name="block",
-        )
-        (x,) = block(apart(tokens), jnp.asarray(self.drop_rate, jnp.float32), train)
-        return LayerNorm(name="norm")(x[:, 0])

@@ -15,11 +15,12 @@ from facenet_jax import optim
 from facenet_jax.inputs.augment import normalise
 from facenet_jax.losses import centres, divergence, identity
 from facenet_jax.models.layers import plain_layer_norm
-from facenet_jax.models.vit import plain_tokens
+from facenet_jax.models.trunk import plain_tokens
 from facenet_jax.parity.rows import ARRAYS, Golden, Row, absent, compared
 from facenet_jax.retrieval import metrics, rerank
-from facenet_jax.weights.merge import depth_of, fit_position, resize_position, trunk_parameters
+from facenet_jax.weights.merge import depth_of, trunk_parameters
 from facenet_jax.weights.names.vit import to_canonical
+from facenet_jax.weights.positions import fit_position, resize_position
 
 RERANKED = 1e-2  # the release accumulates re-ranked distances in float16
 

@@ -11,11 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from facenet_jax.models import resnet
+from facenet_jax.models import clip, resnet
 from facenet_jax.parity.rows import Row, compared, verdict
 
 ARRAYS, NUMBERS = 2e-6, 1e-6  # of the largest reference value, in float64
 OF_LARGEST_NORM = 1e-9  # besides, for gradients of pure rounding
+TOKENS = (
+    *("cls_token", "pos_embed", "sie_embed", "register_tokens", "storage_tokens", "mask_token"),
+    *("class_embedding", "positional_embedding"),
+)
+"""Last parts of the names of tensors that are 0.2 times normal numbers."""
 FLOAT32 = (2e-5, 10)  # at least, and times the release's own error in float32
 
 
@@ -35,7 +40,7 @@ def tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         z = 0.1 * z
     elif last == "running_var":
         z = 1 + 0.1 * np.abs(z)
-    elif last in ("cls_token", "pos_embed", "sie_embed"):
+    elif last in TOKENS:
         z = 0.2 * z
     elif len(shape) == 1:
         z = 0.05 * z if name.endswith("bias") else 1 + 0.1 * z
@@ -52,6 +57,7 @@ def pictures(grids: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
     mean, std = {
         "imagenet": (resnet.IMAGENET_MEAN, resnet.IMAGENET_STD),
         "half": ((0.5,) * 3, (0.5,) * 3),
+        "clip": (clip.MEAN, clip.STD),
     }[meta["normalise"]]
     return ((images - np.array(mean)) / np.array(std)).astype(np.float32)
 

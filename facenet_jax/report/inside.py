@@ -20,6 +20,7 @@ from facenet_jax.evaluate import pixels
 from facenet_jax.inputs.augment import normalise
 from facenet_jax.models import vit
 from facenet_jax.models.layers import plain_attention, plain_block
+from facenet_jax.models.trunk import plain_tokens
 from facenet_jax.report.blocks import Block, Text, Tile, Tiles, picture
 from facenet_jax.report.finished import Finished
 from facenet_jax.types import Batch, Outputs
@@ -86,10 +87,11 @@ def masks(run: Finished) -> list[Block]:
     extras = outputs(run.network, images, labels).extras
     if "mfmp" not in extras or "trunk" not in extras:
         return [Text(NONE.format("flare masks"))]
-    bias, shape = run.config.model.fce.mask_bias, grid(run, extras["trunk"].shape[2] - 1)
+    patches = extras["mfmp"].shape[2]
+    bias, shape = run.config.model.fce.mask_bias, grid(run, patches)
     if shape is None:
         return [Text(NONE.format("flare masks"))]
-    stages = {"before MFMP": extras["trunk"][:2, :, 1:], "after MFMP": extras["mfmp"]}
+    stages = {"before MFMP": extras["trunk"][:2, :, -patches:], "after MFMP": extras["mfmp"]}
     values = {
         name: np.asarray(jax.nn.sigmoid(x + bias).mean(axis=-1)).reshape(*x.shape[:2], *shape)
         for name, x in stages.items()
@@ -129,7 +131,10 @@ def attention(run: Finished) -> list[Block]:
         return [Text(found)]
     images, labels, rows = found
     params, spec = run.network.variables["params"], run.network.model.spec
-    whole = {"trunk", "last"} <= set(params) and {"patch", "blocks"} <= set(params["trunk"])
+    plain = run.config.model.get("backbone", "") == "vit"  # what `attention_maps` can compute
+    whole = (
+        plain and {"trunk", "last"} <= set(params) and {"patch", "blocks"} <= set(params["trunk"])
+    )
     shape = whole and grid(run, params["trunk"]["position"].shape[-2] - 1)
     if not shape or "block" not in params["last"]:
         return [Text(NONE.format("maps of attention"))]
@@ -183,7 +188,7 @@ def attention_maps(
     `trunk` and `last` are the parameters of the branch, `images` [B, H, W, 3] normalised, `mixed`
     the tokens [B, 1+n, D] that the last block gets, where they are not the trunk's own.
     """
-    x = vit.plain_tokens({k: v for k, v in trunk.items() if k != "blocks"}, images, heads)
+    x = plain_tokens({k: v for k, v in trunk.items() if k != "blocks"}, images, heads)
     rollout = jnp.eye(x.shape[1])[None]
     depth = len(trunk["blocks"]["norm1"]["scale"])
     for layer in range(depth):

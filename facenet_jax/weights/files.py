@@ -13,7 +13,7 @@ from data_tfds.errors import UserError
 from facenet_jax.runtime import npz
 from facenet_jax.weights.messages import listed, reading, shown
 from facenet_jax.weights.torch_file import TorchFile
-from facenet_jax.weights.torch_pickle import Tensor
+from facenet_jax.weights.torch_pickle import Script, Tensor
 
 _WRAPPERS = ("model", "state_dict", "teacher", "student")
 _SAFETENSORS_DTYPES = {
@@ -31,7 +31,7 @@ _SAFETENSORS_DTYPES = {
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Every tensor of a PyTorch (zip or legacy), safetensors or NumPy file, by its name there.
+    """Every tensor of a PyTorch (zip, legacy, TorchScript), safetensors or NumPy file, by name.
 
     The format is recognised by the content. `path` may be a URL (gs://, s3://, https://) where the
     package of that file system is installed. Wrappers such as {"model": ...}, {"state_dict": ...}
@@ -40,7 +40,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     read-only. Raises UserError for files that cannot be read; nothing of the file is ever run.
     """
     name = os.fspath(path)
-    with _open(name) as file, reading(name):
+    with opened(name) as file, reading(name):
         start = file.read(9)
         if start[8:] == b"{":
             return _read_safetensors(file)
@@ -82,7 +82,8 @@ def as_float32(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, np.nd
     return weights
 
 
-def _open(name: str) -> BinaryIO:
+def opened(name: str) -> BinaryIO:
+    """A file or a URL to read bytes from; raises UserError where there is none."""
     try:
         if "://" not in name:
             return open(name, "rb")
@@ -101,6 +102,8 @@ def _open(name: str) -> BinaryIO:
 
 
 def _unwrap(content: Any) -> dict[str, Tensor]:
+    if isinstance(content, Script):
+        content = content.tensors()
     for _ in range(len(_WRAPPERS)):
         inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)]
         if not inner:

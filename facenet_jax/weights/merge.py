@@ -10,18 +10,17 @@ canonical names (`names/vit.py`) `vit_parts` cuts out what such a table is made 
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from data_tfds.errors import UserError
 from facenet_jax.weights.files import as_float32, read_checkpoint
 from facenet_jax.weights.messages import listed, shown
 from facenet_jax.weights.names.vit import to_canonical
+from facenet_jax.weights.positions import fit_position
 
 __all__ = [
     "fill",
@@ -154,12 +153,16 @@ def vit_parts(
     depth: int,
     width: int,
     patch: int,
+    registers: int = 0,
+    projection: int = 0,
+    rule: str = "bilinear",
 ) -> tuple[dict[str, Params], str]:
     """(the two parts of a ViT as parameter trees, what was done to its position embedding).
 
-    "tokens" is the tree of `models/vit.Trunk`: patch/kernel [p * p * 3, D], patch/bias [D],
-    class_token [1, D], position [1+n, D] and blocks/... [L-1, ...], the first L-1 blocks stacked;
-    "head" is that of `models/vit.LastBlock`: block/..., the last block, and norm/....
+    "tokens" is the tree of `models/trunk.Trunk`: patch/kernel [p * p * 3, D], patch/bias [D],
+    class_token [1, D], position [1+n, D] and blocks/... [L-1, ...], the first L-1 blocks stacked,
+    and registers [R, D], norm_before/... where the file has some; "head" is that of
+    `models/trunk.LastBlock`: block/..., the last block, norm/... and, asked for, projection/kernel.
 
     Args:
         canonical: one ViT, as `to_canonical` gives it.
@@ -168,6 +171,9 @@ def vit_parts(
         depth: number of blocks of the model, the last one included.
         width: D of the model.
         patch: side of the model's patches in pixels.
+        registers: number of registers of the model.
+        projection: columns of the model's projection behind the last norm, 0 where it has none.
+        rule: how positions are resized, one of `positions.RULES`.
 
     Raises UserError where a size of the model is not that of the file, naming both, and where the
     positions can not be resized.
@@ -176,7 +182,11 @@ def vit_parts(
         "depth": (depth, depth_of(canonical)),
         "width": (width, canonical["class_token"].shape[-1]),
         "patch": (patch, canonical["patch/kernel"].shape[0]),
+        "registers": (registers, len(canonical.get("registers", ()))),
     }
+    if projection:
+        theirs = canonical.get("projection/kernel", np.zeros((width, 0))).shape[1]
+        sizes["projection"] = (projection, theirs)
     different = [
         f"{what} {theirs} where the model has {ours}"
         for what, (ours, theirs) in sizes.items()
@@ -185,23 +195,38 @@ def vit_parts(
     if different:
         raise UserError(
             f"{source} has {', '.join(different)}; set config.model.variant and the patch size to "
-            "those of the file"
+            "those of the file (and registers, projection, where the backbone has such options)"
         )
-    position, note = fit_position(canonical["position"], grid, source)
-    tokens = trunk_parameters({**canonical, "position": position}, depth - 1)
+    canonical, note = dict(canonical), ""
+    if "position" in canonical:
+        canonical["position"], note = fit_position(canonical["position"], grid, source, rule)
+    tokens = trunk_parameters(canonical, depth - 1)
     head = {
         **{f"block/{k}": array for k, array in _inside(f"blocks/{depth - 1}/", canonical).items()},
         **{name: canonical[name] for name in ("norm/scale", "norm/bias")},
     }
+    if projection:
+        head["projection/kernel"] = canonical["projection/kernel"]
     return {"tokens": tokens, "head": nest(head)}, note
 
 
+OUTSIDE_BLOCKS = (
+    "patch/bias",
+    "class_token",
+    "registers",
+    "position",
+    "norm_before/scale",
+    "norm_before/bias",
+)
+"""What a trunk may have beside the patch kernel and its blocks."""
+
+
 def trunk_parameters(canonical: Mapping[str, np.ndarray], blocks: int) -> Params:
-    """The tree of a `models/vit.Trunk` of the first `blocks` blocks of a ViT in canonical names."""
+    """The tree of a `models/trunk.Trunk` of the first `blocks` blocks of a canonical ViT."""
     kernel = canonical["patch/kernel"]
     flat = {
         "patch/kernel": kernel.reshape(-1, kernel.shape[-1]),  # rows (y, x, channel)
-        **{name: canonical[name] for name in ("patch/bias", "class_token", "position")},
+        **{name: canonical[name] for name in OUTSIDE_BLOCKS if name in canonical},
     }
     for leaf in _inside("blocks/0/", canonical) if blocks else ():
         layers = [canonical[f"blocks/{i}/{leaf}"] for i in range(blocks)]
@@ -216,45 +241,6 @@ def _inside(prefix: str, flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 def depth_of(canonical: Mapping[str, np.ndarray]) -> int:
     """The number of blocks of a ViT in canonical names."""
     return 1 + max(int(name.split("/")[1]) for name in canonical if name.startswith("blocks/"))
-
-
-def fit_position(
-    position: np.ndarray, grid: tuple[int, int], source: str
-) -> tuple[np.ndarray, str]:
-    """(position embedding [1+n, D] for `grid`, what was done to it); the source is a square grid.
-
-    Raises UserError where it has another number of positions that is not a square.
-    """
-    count, wanted = len(position) - 1, math.prod(grid)
-    if count == wanted:
-        return position, f"position embedding of {count} tokens as it is"
-    side = math.isqrt(count)
-    if side * side != count:
-        raise UserError(
-            f"{source} has {count} positions, which form no square to resize to the "
-            f"{grid[0]} x {grid[1]} tokens of the model; take a file of that or a square size"
-        )
-    note = f"position embedding resized from {side} x {side} to {grid[0]} x {grid[1]}"
-    return resize_position(position, (side, side), grid), note
-
-
-def resize_position(
-    position: np.ndarray, grid_from: tuple[int, int], grid_to: tuple[int, int]
-) -> np.ndarray:
-    """Position embedding [1+n', D] for the grid (rows, columns) `grid_to`, from one [1+n, D].
-
-    Bilinear, half-pixel centres, borders clamped and no antialiasing, as the authors' release does
-    it (docs/fidelity.md); the class token's row is kept, and an embedding that has as many tokens
-    as wanted is returned untouched, whatever its shape was.
-    """
-    if math.prod(grid_from) != len(position) - 1:
-        raise ValueError(f"{len(position) - 1} positions are no grid of {grid_from}")
-    if math.prod(grid_from) == math.prod(grid_to):
-        return position
-    width = position.shape[1]
-    patches = position[1:].reshape(*grid_from, width)
-    resized = jax.image.resize(patches, (*grid_to, width), "bilinear", antialias=False)
-    return np.concatenate([position[:1], np.asarray(resized).reshape(-1, width)])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tensors of a PyTorch checkpoint (zip or legacy `.pth`), read without PyTorch.
+"""Tensors of a PyTorch checkpoint (zip, legacy `.pth` or TorchScript), read without PyTorch.
 
 A checkpoint is a pickle beside raw storages. `torch_pickle` makes `Tensor` records of the pickle;
 they become arrays here, each only when asked for and after its bounds were checked.
@@ -89,11 +89,13 @@ class TorchFile:
         pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError("it is a zip archive without the one data.pkl of a checkpoint")
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-            raise ValueError("its entries are compressed, which torch.save never does")
-        if sum(entry.file_size for entry in entries.values()) > self._size:
-            raise ValueError("its entries claim more bytes than the file has")
         root = pickles[0].removesuffix("data.pkl")
+        # The code of a TorchScript archive may be compressed; it is never read.
+        read = [entry for name, entry in entries.items() if not name.startswith(f"{root}code/")]
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in read):
+            raise ValueError("its entries are compressed, which torch.save never does")
+        if sum(entry.file_size for entry in read) > self._size:
+            raise ValueError("its entries claim more bytes than the file has")
         if root + "byteorder" in entries:
             self._order = archive.read(root + "byteorder").decode()
         if self._order not in ("little", "big"):

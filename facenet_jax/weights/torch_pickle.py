@@ -31,15 +31,21 @@ STORAGES = {
 }
 """The typed storages of `torch` by name, and the types of their elements."""
 
+SCRIPT = "__torch__."
+"""How the names of the classes of a TorchScript archive begin."""
+
 _MOST_AXES = 32
 _LARGEST_PICKLE = 2**24  # bytes; a state dict of 10,000 tensors has 3 MB
 _MOST_OPCODES = 500_000  # 20,000 tensors
+_MOST_ATTRIBUTES = 100_000  # of all modules of a TorchScript archive
 
 _SCALARS = {
     *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG1", "LONG4"),
     *("BINFLOAT", "BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE"),
     *("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES"),
 }
+_TYPED = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
+_TYPED += ("restore_type_tag",)
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _GETS = {"GET", "BINGET", "LONG_BINGET"}
 _OPCODES = {
@@ -109,6 +115,40 @@ class _Options:
         pass
 
 
+class Script:
+    """A module of a TorchScript archive: its attributes by name, and none of its code."""
+
+    def __init__(self) -> None:
+        self.attributes: dict[str, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, dict) or not all(type(name) is str for name in state):
+            raise ValueError("a TorchScript module whose attributes have no names")
+        self.attributes = dict(state)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors and those of the modules inside it, by dotted name as in a state dict."""
+        found: dict[str, Tensor] = {}
+        left, seen = [("", self)], 0
+        while left:
+            prefix, module = left.pop()
+            for name, value in getattr(module, "attributes", {}).items():
+                seen += 1
+                if seen > _MOST_ATTRIBUTES or len(prefix) > 1000:
+                    raise ValueError("TorchScript modules that hold each other without an end")
+                if isinstance(value, Script):
+                    left.append((f"{prefix}{name}.", value))
+                elif isinstance(value, Tensor):
+                    found[prefix + name] = value
+        return found
+
+
+def _first(value: Any = None, *rest: Any) -> Any:
+    """TorchScript wraps lists and dictionaries in calls that say their type."""
+    del rest
+    return value
+
+
 def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
@@ -155,12 +195,15 @@ class _Unpickler(pickle.Unpickler):
             "torch._utils._rebuild_parameter": _Function(_parameter),
             "torch.Size": _Function(_size),
             "argparse.Namespace": _Options,
+            **{f"torch.jit._pickle.{name}": _Function(_first) for name in _TYPED},
             **{f"torch.{kind}": _Kind(dtype) for kind, dtype in STORAGES.items()},
         }
 
     def find_class(self, module: str, name: str) -> Any:
         """Our stand-in for a Python object; `UserError` for one that weights do not need."""
         full = f"{module}.{name}"
+        if full.startswith(SCRIPT):
+            return Script
         if full not in self._known:
             raise UserError(
                 f"{self._name}: refused, because the file asks for the Python object "

@@ -8,7 +8,7 @@ import pytest
 from facenet_jax import models
 from facenet_jax.embed import mixed_parts
 from facenet_jax.models.facenet import FCE, MFMP, FlareHead
-from facenet_jax.models.vit import LastBlock
+from facenet_jax.models.trunk import LastBlock
 from tests.support import tiny_run as tiny
 
 KEY = jax.random.key(0)

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from facenet_jax.models import vit
+from facenet_jax.models import patches
 from facenet_jax.models.backbones import stack
+from facenet_jax.models.layers import Block, apart, joined
+from facenet_jax.models.trunk import Trunk
 from tests.support import tiny_run as tiny
 
 KEY = jax.random.key(0)
@@ -22,9 +24,9 @@ KEY = jax.random.key(0)
     ],
 )
 def test_patches_and_dense_are_a_convolution(size, patch, stride, grid):
-    assert vit.grid(size, patch, stride) == grid
+    assert patches.grid(size, patch, stride) == grid
     images, kernel = tiny.noise(2, *size, 3), tiny.noise(patch, patch, 3, 5, seed=1)
-    x = vit.patches(images, patch, stride)
+    x = patches.patches(images, patch, stride)
     assert x.shape == (2, grid[0] * grid[1], patch * patch * 3)
     convolution = jax.lax.conv_general_dilated(
         images,
@@ -54,7 +56,7 @@ FIELDS = {
 
 
 def trunk(**changes):
-    return vit.Trunk(**FIELDS | changes)
+    return Trunk(**FIELDS | changes)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -85,7 +87,7 @@ def values_and_gradients(remat, unroll):
 
 def bytes_kept(remat):
     """What the forward pass of three stacked trunks leaves for the backward pass."""
-    layer = stack(functools.partial(vit.Trunk, **FIELDS | {"remat": remat}), (0, None))()
+    layer = stack(functools.partial(Trunk, **FIELDS | {"remat": remat}), (0, None))()
     images = tiny.noise(3, 8, 32, 16, 3)
     variables = tiny.draw(jax.eval_shape(lambda: layer.init(KEY, images, False)))
     _, vjp = jax.vjp(lambda v: layer.apply(v, images, False), variables)
@@ -129,11 +131,11 @@ def test_blocks_run_in_the_order_of_their_parameters():
     variables = tiny.draw(jax.eval_shape(lambda: layer.init(KEY, images, False)))
     params = variables["params"]
     x = run(trunk(depth=0, drop_rates=()), variables, images)
-    block = vit.Block(2, False, jnp.float32, "xla")
+    block = Block(2, False, jnp.float32, "xla")
     one = jax.jit(lambda own, x: block.apply(own, x, jnp.float32(0), False))
     for i in range(3):
         own = {"params": jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])}
-        x = vit.joined(one(own, vit.apart(x)))
+        x = joined(one(own, apart(x)))
     np.testing.assert_allclose(run(layer, variables, images), x, rtol=1e-5, atol=1e-5)
 
 

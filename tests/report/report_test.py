@@ -16,8 +16,8 @@ from PIL import Image
 from data_tfds.errors import UserError
 from facenet_jax import api, commands, evaluate, report, retrieval
 from facenet_jax.inputs import dataset as datasets
-from facenet_jax.models import vit
 from facenet_jax.models.layers import plain_attention, plain_block
+from facenet_jax.models.trunk import plain_tokens
 from facenet_jax.report import curves, finished, inside, ranked
 from facenet_jax.retrieval import Embeddings
 from facenet_jax.runtime.writers import write_json
@@ -151,7 +151,7 @@ def test_attention_is_that_of_the_blocks():
     images = jnp.asarray(rng.normal(size=(2, 8, 8, 3)), jnp.float32)
     rollout, last = inside.attention_maps(trunk, block, images, heads=2)
     first = {k: v for k, v in trunk.items() if k != "blocks"}
-    tokens = vit.plain_tokens(first, images, 2)
+    tokens = plain_tokens(first, images, 2)
     weights = plain_attention(block, tokens, 2)
     after = plain_attention(block, plain_block(block, tokens, 2), 2)
     np.testing.assert_allclose(last, after.mean(1)[:, 0, 1:], rtol=1e-5)

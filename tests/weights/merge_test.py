@@ -7,16 +7,16 @@ import pytest
 
 from data_tfds.errors import UserError
 from facenet_jax.models.layers import LayerNorm
-from facenet_jax.models.vit import Trunk
+from facenet_jax.models.trunk import Trunk
 from facenet_jax.weights.files import read_checkpoint
 from facenet_jax.weights.merge import (
     fill,
     flatten,
-    resize_position,
     trunk_parameters,
     vit_parts,
 )
 from facenet_jax.weights.names.vit import to_canonical
+from facenet_jax.weights.positions import fit_position, resize_position
 from tests.support import tiny_run as tiny
 from tests.support import torch_files, vit_files
 
@@ -258,9 +258,11 @@ def test_resize_is_linear_between_the_centres_of_patches(to):
     np.testing.assert_allclose(resized[1:], expected.reshape(-1, 6), rtol=0, atol=2e-6)
 
 
-def test_an_equal_count_is_untouched_and_a_wrong_grid_is_refused():
+def test_an_equal_grid_is_untouched_an_equal_count_is_not_and_a_wrong_grid_is_refused():
     position = np.arange(17 * 2, dtype=np.float32).reshape(17, 2)
-    assert resize_position(position, (4, 4), (8, 2)) is position
+    assert resize_position(position, (4, 4), (4, 4)) is position
+    assert np.any(resize_position(position, (4, 4), (8, 2)) != position)
+    assert "resized from 4 x 4 to 8 x 2" in fit_position(position, (8, 2), "a.pth")[1]
     with pytest.raises(ValueError, match="16 positions"):
         resize_position(position, (4, 5), (8, 3))
 

@@ -68,6 +68,22 @@ def test_parameters_and_big_endian_storages(tmp_path):
     np.testing.assert_array_equal(read_checkpoint(path)["a"], BASE)
 
 
+def test_the_tensors_of_a_torchscript_archive_have_the_names_of_its_state_dict(tmp_path):
+    sizes = Call("torch.jit._pickle.build_intlist", ([7, 7],))
+    module = {"training": False, "sizes": sizes, "weight": BASE.reshape(4, 6).astype(np.float16)}
+    network = {"visual": {"conv1": module, "proj": BASE}, "input_resolution": BASE[:1], "x": None}
+    read = read_checkpoint(save(tmp_path / "a.pt", torch_files.script_bytes(network)))
+    assert set(read) == {"visual.conv1.weight", "visual.proj", "input_resolution"}
+    np.testing.assert_array_equal(read["visual.conv1.weight"], module["weight"], strict=True)
+
+
+def test_torchscript_modules_without_an_end_are_a_sentence(tmp_path):
+    begin = torch_files.encode(Global("__torch__.A")) + b")\x81q\x00"
+    endless = begin + b"}(X\x01\0\0\0ah\x00X\x01\0\0\0bh\x00ub."  # holds itself twice
+    with pytest.raises(UserError, match="hold each other without an end"):
+        read_checkpoint(save(tmp_path / "a.pt", torch_files.raw_zip(endless)))
+
+
 @FORMATS
 @pytest.mark.parametrize(
     "name", ["os.system", "builtins.eval", "torch.load", "numpy.core.multiarray._reconstruct"]

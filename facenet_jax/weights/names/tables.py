@@ -1,5 +1,6 @@
 """Names of a file -> canonical names, by a table of which every key must meet exactly one row."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -27,6 +28,53 @@ def transpose(x: np.ndarray) -> np.ndarray:
 def image_kernel(x: np.ndarray) -> np.ndarray:
     """[out, in, rows, columns] to [rows, columns, in, out]."""
     return x.transpose(2, 3, 1, 0)
+
+
+def drop_first(x: np.ndarray) -> np.ndarray:
+    """[1, n, D] to [n, D]; what has another first axis stays."""
+    return x.reshape(x.shape[1:]) if x.shape[0] == 1 else x
+
+
+def linear(theirs: str, ours: str) -> list[Row]:
+    """Rows of a torch Linear; `theirs` is a pattern."""
+    return [
+        (theirs + r"\.weight", ours + "/kernel", transpose),
+        (theirs + r"\.bias", ours + "/bias", same),
+    ]
+
+
+def norm(theirs: str, ours: str) -> list[Row]:
+    """Rows of a torch LayerNorm; `theirs` is a pattern."""
+    return [
+        (theirs + r"\.weight", ours + "/scale", same),
+        (theirs + r"\.bias", ours + "/bias", same),
+    ]
+
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def as_it_is(canonical: Arrays, flat: Arrays) -> tuple[dict[str, np.ndarray], list[str], str]:
+    """The `finish` of a format whose rows say everything."""
+    del flat
+    return dict(canonical), [], ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One family of ViTs in the names of one publisher."""
+
+    family: str  # "vit", "dinov2", "dinov3" or "clip"
+    publisher: str
+    marks: tuple[str, ...]  # patterns, each of which the beginning of some name of a file meets
+    rows: Sequence[Row]
+    # finish(canonical arrays, the file's) -> (canonical arrays, what does not fit, a note): what no
+    # single row can say.
+    finish: Callable[[Arrays, Arrays], tuple[dict[str, np.ndarray], list[str], str]] = as_it_is
+
+    def meets(self, names: Sequence[str]) -> bool:
+        """Whether the names of a file are of this format."""
+        return all(any(re.match(mark, name) for name in names) for mark in self.marks)
 
 
 def translate(

@@ -2,31 +2,34 @@
 
 Canonical: patch/kernel [p, p, 3, D], patch/bias [D], class_token [1, D], position [1+n, D],
 blocks/{i}/{norm1,norm2}/{scale,bias}, blocks/{i}/{qkv,proj,fc1,fc2}/{kernel [in, out], bias} and
-norm/{scale,bias}; columns of qkv are (q, k, v) x head x head width; everything float32.
+norm/{scale,bias}; columns of qkv are (q, k, v) x head x head width; everything float32. DINOv2 and
+DINOv3 add registers [R, D] and blocks/{i}/{scale1,scale2} [D], CLIP norm_before/{scale,bias} and
+projection/kernel [D, P]; DINOv3 has no position and CLIP no patch/bias.
 
-A family is one table of (pattern, canonical name, layout). Every key of a file meets exactly one
+A format is one table of (pattern, canonical name, layout). Every key of a file meets exactly one
 row or the file is refused, with everything that does not fit in one message.
 """
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data_tfds.errors import UserError
 from facenet_jax.weights.messages import listed, shown
+from facenet_jax.weights.names import clip, dino
 from facenet_jax.weights.names.tables import (
     IGNORED,
+    Format,
     Row,
+    drop_first,
     image_kernel,
+    linear,
+    norm,
     same,
     translate,
-    transpose,
 )
-
-
-def _drop_first(x: np.ndarray) -> np.ndarray:
-    return x.reshape(x.shape[1:]) if x.shape[0] == 1 else x  # [1, n, D] -> [n, D]
 
 
 def _join_heads(x: np.ndarray) -> np.ndarray:
@@ -37,34 +40,18 @@ def _join_heads_in(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1, x.shape[-1])  # [heads, d, D] -> [D, D]
 
 
-def _linear(theirs: str, ours: str) -> list[Row]:
-    """Rows of a torch Linear; `theirs` is a pattern."""
-    return [
-        (theirs + r"\.weight", ours + "/kernel", transpose),
-        (theirs + r"\.bias", ours + "/bias", same),
-    ]
-
-
-def _norm(theirs: str, ours: str) -> list[Row]:
-    """Rows of a torch LayerNorm; `theirs` is a pattern."""
-    return [
-        (theirs + r"\.weight", ours + "/scale", same),
-        (theirs + r"\.bias", ours + "/bias", same),
-    ]
-
-
 _TIMM_BODY: list[Row] = [
-    (r"cls_token", "class_token", _drop_first),
-    (r"pos_embed", "position", _drop_first),
+    (r"cls_token", "class_token", drop_first),
+    (r"pos_embed", "position", drop_first),
     (r"patch_embed\.proj\.weight", "patch/kernel", image_kernel),
     (r"patch_embed\.proj\.bias", "patch/bias", same),
-    *_norm(r"blocks\.(\d{1,3})\.norm1", r"blocks/\1/norm1"),
-    *_linear(r"blocks\.(\d{1,3})\.attn\.qkv", r"blocks/\1/qkv"),
-    *_linear(r"blocks\.(\d{1,3})\.attn\.proj", r"blocks/\1/proj"),
-    *_norm(r"blocks\.(\d{1,3})\.norm2", r"blocks/\1/norm2"),
-    *_linear(r"blocks\.(\d{1,3})\.mlp\.fc1", r"blocks/\1/fc1"),
-    *_linear(r"blocks\.(\d{1,3})\.mlp\.fc2", r"blocks/\1/fc2"),
-    *_norm(r"norm", "norm"),
+    *norm(r"blocks\.(\d{1,3})\.norm1", r"blocks/\1/norm1"),
+    *linear(r"blocks\.(\d{1,3})\.attn\.qkv", r"blocks/\1/qkv"),
+    *linear(r"blocks\.(\d{1,3})\.attn\.proj", r"blocks/\1/proj"),
+    *norm(r"blocks\.(\d{1,3})\.norm2", r"blocks/\1/norm2"),
+    *linear(r"blocks\.(\d{1,3})\.mlp\.fc1", r"blocks/\1/fc1"),
+    *linear(r"blocks\.(\d{1,3})\.mlp\.fc2", r"blocks/\1/fc2"),
+    *norm(r"norm", "norm"),
 ]
 _TIMM: list[Row] = [*_TIMM_BODY, (r"(head|fc_norm|pre_logits)\..+", IGNORED, same)]
 
@@ -77,8 +64,8 @@ _DINO: list[Row] = [
 _BLOCK = r"Transformer/encoderblock_(\d{1,3})/"
 _ATTENTION = _BLOCK + r"MultiHeadDotProductAttention_1/"
 _GOOGLE: list[Row] = [
-    (r"cls", "class_token", _drop_first),
-    (r"Transformer/posembed_input/pos_embedding", "position", _drop_first),
+    (r"cls", "class_token", drop_first),
+    (r"Transformer/posembed_input/pos_embedding", "position", drop_first),
     (r"embedding/(kernel|bias)", r"patch/\1", same),
     (_BLOCK + r"LayerNorm_0/(scale|bias)", r"blocks/\1/norm1/\2", same),
     (_ATTENTION + r"(query|key|value)/(kernel|bias)", r"blocks/\1/\2/\3", _join_heads),
@@ -95,30 +82,35 @@ _GOOGLE: list[Row] = [
 _VIT = r"(?:vit\.)?"
 _LAYER = _VIT + r"(?:encoder\.layer|layers)\.(\d{1,3})\."
 _HUGGING_FACE: list[Row] = [
-    (_VIT + r"embeddings\.cls_token", "class_token", _drop_first),
-    (_VIT + r"embeddings\.position_embeddings", "position", _drop_first),
+    (_VIT + r"embeddings\.cls_token", "class_token", drop_first),
+    (_VIT + r"embeddings\.position_embeddings", "position", drop_first),
     (_VIT + r"embeddings\.patch_embeddings\.projection\.weight", "patch/kernel", image_kernel),
     (_VIT + r"embeddings\.patch_embeddings\.projection\.bias", "patch/bias", same),
-    *_norm(_LAYER + r"layernorm_before", r"blocks/\1/norm1"),
-    *_linear(_LAYER + r"attention\.attention\.(query|key|value)", r"blocks/\1/\2"),
-    *_linear(_LAYER + r"attention\.q_proj", r"blocks/\1/query"),
-    *_linear(_LAYER + r"attention\.k_proj", r"blocks/\1/key"),
-    *_linear(_LAYER + r"attention\.v_proj", r"blocks/\1/value"),
-    *_linear(_LAYER + r"attention\.(?:output\.dense|o_proj)", r"blocks/\1/proj"),
-    *_norm(_LAYER + r"layernorm_after", r"blocks/\1/norm2"),
-    *_linear(_LAYER + r"(?:intermediate\.dense|mlp\.fc1)", r"blocks/\1/fc1"),
-    *_linear(_LAYER + r"(?:output\.dense|mlp\.fc2)", r"blocks/\1/fc2"),
-    *_norm(_VIT + r"layernorm", "norm"),
+    *norm(_LAYER + r"layernorm_before", r"blocks/\1/norm1"),
+    *linear(_LAYER + r"attention\.attention\.(query|key|value)", r"blocks/\1/\2"),
+    *linear(_LAYER + r"attention\.q_proj", r"blocks/\1/query"),
+    *linear(_LAYER + r"attention\.k_proj", r"blocks/\1/key"),
+    *linear(_LAYER + r"attention\.v_proj", r"blocks/\1/value"),
+    *linear(_LAYER + r"attention\.(?:output\.dense|o_proj)", r"blocks/\1/proj"),
+    *norm(_LAYER + r"layernorm_after", r"blocks/\1/norm2"),
+    *linear(_LAYER + r"(?:intermediate\.dense|mlp\.fc1)", r"blocks/\1/fc1"),
+    *linear(_LAYER + r"(?:output\.dense|mlp\.fc2)", r"blocks/\1/fc2"),
+    *norm(_VIT + r"layernorm", "norm"),
     (_VIT + r"(embeddings\.mask_token|(pooler|classifier|decoder)\..+)", IGNORED, same),
 ]
 
-# The first whose pattern starts a key of the file; DINO before timm, whose names it prefixes.
-_FAMILIES: list[tuple[str, str, list[Row]]] = [
-    ("Google", r"Transformer/|embedding/kernel", _GOOGLE),
-    ("Hugging Face", r"(vit\.)?embeddings\.patch_embeddings\.", _HUGGING_FACE),
-    ("DINO", r"module\.|backbone\.|head\.(mlp|last_layer)\.", _DINO),
-    ("timm", r"patch_embed\.proj\.|blocks\.\d+\.attn\.", _TIMM),
-]
+FAMILIES = {"vit": "a ViT", "dinov2": "DINOv2", "dinov3": "DINOv3", "clip": "CLIP"}
+"""Families of ViTs, by the name of their backbone, in words."""
+
+# The first whose marks a file has; DINO before timm, whose names it prefixes.
+FORMATS = (
+    *clip.FORMATS,
+    *dino.FORMATS,
+    Format("vit", "Google", (r"Transformer/|embedding/kernel",), _GOOGLE),
+    Format("vit", "Hugging Face", (r"(vit\.)?embeddings\.patch_embeddings\.",), _HUGGING_FACE),
+    Format("vit", "DINO", (r"module\.|backbone\.|head\.(mlp|last_layer)\.",), _DINO),
+    Format("vit", "timm", (r"patch_embed\.proj\.|blocks\.\d+\.attn\.",), _TIMM),
+)
 
 _FOREIGN_PARTS = [
     ("LayerScale", r"(.*\.)?(ls[12]\.gamma|layer_scale[12]\.lambda1|gamma_[12])"),
@@ -127,25 +119,91 @@ _FOREIGN_PARTS = [
 ]
 
 
+@dataclasses.dataclass(frozen=True)
+class Recognised:
+    """One ViT of a file, in canonical names."""
+
+    family: str  # one of FAMILIES
+    publisher: str  # whose names its tensors have in the file
+    canonical: Mapping[str, np.ndarray]
+    ignored: Sequence[str]  # names that a trunk does not need
+    note: str  # what was made up for it, for the report
+
+
 def to_canonical(
     flat: Mapping[str, np.ndarray], source: str = "the checkpoint"
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """(canonical arrays of one ViT, names in `flat` that a trunk does not need).
+    """(canonical arrays of one plain ViT, names in `flat` that a trunk does not need).
 
-    Raises UserError for unknown families, for DINOv2 and DINOv3, for arrays that are no finite
-    floating numbers, and with both sides of every mismatch where names or shapes do not make up one
-    complete ViT.
+    Raises UserError as `recognised` does.
     """
-    family, rows = _family(flat, source)
-    canonical, ignored, problems, unknown = translate(flat, rows, source)
-    canonical, missing, shapes = _complete(canonical)
-    problems += [f"{source} lacks {name}" for name in missing] + shapes + unknown
+    found = recognised(flat, source)
+    return dict(found.canonical), list(found.ignored)
+
+
+def recognised(
+    flat: Mapping[str, np.ndarray], source: str = "the checkpoint", family: str = "vit"
+) -> Recognised:
+    """The ViT of this family in a file, whoever named its tensors.
+
+    Raises UserError for files of no or another family, for arrays that are no finite floating
+    numbers, and with both sides of every mismatch where names or shapes do not make up one complete
+    ViT.
+    """
+    if family != "vit":
+        flat = unwrapped(flat)
+    known = _format(flat, source, family)
+    parts, ignored, problems, unknown = translate(flat, known.rows, source)
+    parts, unfit, note = known.finish(parts, flat)
+    canonical, missing, shapes = _complete(parts, family)
+    problems += [f"{source} lacks {name}" for name in missing] + unfit + shapes + unknown
     if problems:
-        raise UserError(f"{source} is not one ViT in {family} names: {listed(problems)}")
-    return canonical, ignored
+        raise UserError(
+            f"{source} is not {_one(family)} in {known.publisher} names: {listed(problems)}"
+        )
+    return Recognised(family, known.publisher, canonical, ignored, note)
 
 
-def _family(flat: Mapping[str, np.ndarray], source: str) -> tuple[str, list[Row]]:
+def _one(family: str) -> str:
+    return "one ViT" if family == "vit" else f"one {FAMILIES[family]}"
+
+
+def unwrapped(flat: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """`flat` without what a training checkpoint puts before all of its names."""
+    for prefix in ("teacher.", "backbone."):
+        if flat and all(name.startswith(prefix) for name in flat):
+            flat = {name.removeprefix(prefix): array for name, array in flat.items()}
+    return flat
+
+
+def _format(flat: Mapping[str, np.ndarray], source: str, family: str) -> Format:
+    """The format of a file of this family; raises UserError for another one."""
+    if {"base.cls_token", "b1.1.weight"} & set(flat):
+        raise UserError(
+            f"{source} is a whole FACENet of the PyTorch release, not one ViT: "
+            "import it with facenet convert"
+        )
+    if family == "vit":
+        _refuse_foreign(flat, source)
+    found = next((known for known in FORMATS if known.meets(list(flat))), None)
+    if found is not None and found.family == family:
+        return found
+    if found is None:
+        publishers = sorted({known.publisher for known in FORMATS if known.family == family})
+        raise UserError(
+            f"{source} holds no {FAMILIES[family].removeprefix('a ')} in "
+            f"{', '.join(publishers[:-1])} or {publishers[-1]} names; "
+            f"its first names are {', '.join(map(shown, list(flat)[:4]))}"
+        )
+    raise UserError(
+        f"{source} is {FAMILIES[found.family]} in {found.publisher} names, and "
+        f"config.model.backbone is '{family}', {FAMILIES[family]}; set "
+        f"--config.model.backbone={found.family} in a recipe for it, or take a file of "
+        f"{FAMILIES[family]}"
+    )
+
+
+def _refuse_foreign(flat: Mapping[str, np.ndarray], source: str) -> None:
     parts = {
         part: next((name for name in flat if re.fullmatch(pattern, name)), None)
         for part, pattern in _FOREIGN_PARTS
@@ -154,25 +212,15 @@ def _family(flat: Mapping[str, np.ndarray], source: str) -> tuple[str, list[Row]
     if foreign:
         kind = "DINOv3" if parts["rotary positions"] else "DINOv2 or a relative of it"
         raise UserError(
-            f"{source} is {kind}, which has {' and '.join(foreign)}: this ViT computes without "
-            "them; take a timm, Google AugReg, Hugging Face ViT or DINO (v1) file"
+            f"{source} is {kind}, which has {' and '.join(foreign)}: config.model.backbone 'vit' "
+            "computes without them; take backbone 'dinov2' or 'dinov3', or a timm, Google AugReg, "
+            "Hugging Face ViT or DINO (v1) file"
         )
-    if {"base.cls_token", "b1.1.weight"} & set(flat):
-        raise UserError(
-            f"{source} is a whole FACENet of the PyTorch release, not one ViT: "
-            "import it with facenet convert"
-        )
-    for family, pattern, rows in _FAMILIES:
-        if any(re.match(pattern, name) for name in flat):
-            return family, rows
-    raise UserError(
-        f"{source} holds no ViT in timm, Google, Hugging Face or DINO names; "
-        f"its first names are {', '.join(map(shown, list(flat)[:4]))}"
-    )
 
 
 def _complete(
     parts: dict[str, np.ndarray],
+    family: str,
 ) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
     """(arrays with q, k and v joined, names that a whole ViT would also have, wrong shapes)."""
     joined = dict(parts)
@@ -185,7 +233,7 @@ def _complete(
                 joined[name] = arrays[0]
             else:
                 joined[f"{head}/qkv/{leaf}"] = np.concatenate(arrays, -1)
-    shapes = _shapes(joined)
+    shapes = _shapes(joined, family)
     problems = [
         f"{name} has shape {list(joined[name].shape)} where the file's width asks for {list(shape)}"
         for name, shape in shapes.items()
@@ -199,7 +247,7 @@ def _complete(
     return joined, [name for name in shapes if name not in joined], problems
 
 
-def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+def _shapes(arrays: Mapping[str, np.ndarray], family: str) -> dict[str, tuple[int, ...]]:
     """The canonical names and shapes of the ViT that has this file's width, patch and depth."""
 
     def size(name: str, axis: int, otherwise: int) -> int:
@@ -209,12 +257,17 @@ def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     width = size("class_token", -1, size("norm/scale", -1, 0))
     patch, hidden = size("patch/kernel", 0, 16), size("blocks/0/fc1/bias", -1, 4 * width)
     indices = [int(name.split("/")[1]) for name in arrays if name.startswith("blocks/")]
-    shapes = {
-        "patch/kernel": (patch, patch, 3, width),
-        "patch/bias": (width,),
-        "class_token": (1, width),
-        "position": (size("position", 0, 1), width),
-    }
+    shapes = {"patch/kernel": (patch, patch, 3, width), "class_token": (1, width)}
+    if family != "clip":
+        shapes["patch/bias"] = (width,)
+    if family != "dinov3":
+        shapes["position"] = (size("position", 0, 1), width)
+    if family == "dinov3" or (family == "dinov2" and "registers" in arrays):
+        shapes["registers"] = (size("registers", 0, 1), width)
+    if family == "clip":
+        shapes |= {f"norm_before/{leaf}": (width,) for leaf in ("scale", "bias")}
+        if "projection/kernel" in arrays:  # not all files have it, and not all models need it
+            shapes["projection/kernel"] = (width, size("projection/kernel", -1, 1))
     for i in range(max(indices, default=0) + 1):
         for layer, (rows, columns) in {
             "qkv": (width, 3 * width),
@@ -224,6 +277,7 @@ def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
         }.items():
             shapes[f"blocks/{i}/{layer}/kernel"] = (rows, columns)
             shapes[f"blocks/{i}/{layer}/bias"] = (columns,)
-        for norm in ("norm1", "norm2"):
-            shapes |= {f"blocks/{i}/{norm}/{leaf}": (width,) for leaf in ("scale", "bias")}
+        vectors = ["norm1/scale", "norm1/bias", "norm2/scale", "norm2/bias"]
+        vectors += ["scale1", "scale2"] if family.startswith("dino") else []
+        shapes |= {f"blocks/{i}/{vector}": (width,) for vector in vectors}
     return shapes | {"norm/scale": (width,), "norm/bias": (width,)}
