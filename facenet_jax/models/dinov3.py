@@ -35,7 +35,8 @@ NO_WEIGHTS = (
 
 LICENCE = (
     "licence: DINOv3. This network starts from weights under the DINOv3 License of Meta: it may "
-    "only be passed on under the same agreement and with a copy of it, and publications must say so."
+    "only be passed on under the same agreement and with a copy of it, and publications must say "
+    "so."
 )
 """What the card of a network says that starts from a file of weights."""
 
