@@ -19,7 +19,15 @@ import ml_collections
 from configs import msvr310_official, rgbnt100_official, wmveid863_official
 from configs.agw import sysu_mm01
 from data_tfds.errors import UserError
-from facenet_jax.parity import agw, backbones, ccnet, transreid, visible_infrared
+from facenet_jax.parity import (
+    agw,
+    backbones,
+    ccnet,
+    hosts,
+    topreid,
+    transreid,
+    visible_infrared,
+)
 from facenet_jax.parity.model import model_rows
 from facenet_jax.parity.parts import part_rows
 from facenet_jax.parity.rows import Golden, Row
@@ -80,6 +88,8 @@ SYSTEMS: Mapping[str, Callable[[Golden], Iterable[Row]]] = {
     "agw/net_nonlocal": agw.rows,
     "mmd": visible_infrared.mmd_rows,
     "transreid": transreid.rows,
+    "topreid": topreid.rows,
+    **dict.fromkeys(hosts.HOSTS, hosts.rows),
     **dict.fromkeys(("dinov2", "dinov3", "clip"), backbones.rows),
 }
 """What compares a golden directory, by the system that its meta.json names."""

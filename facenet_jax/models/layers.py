@@ -190,6 +190,7 @@ class Kind:
     layer_scale: bool = False  # each residual times a learned vector, CaiT's LayerScale
     activation: str = "gelu"  # one of ACTIVATIONS
     epsilon: float = 1e-6  # of the LayerNorms
+    qkv_bias: bool = True
     key_bias: bool = True  # False: that third of the bias of qkv is not used
     rope: Rope | None = None  # rotates queries and keys of the last part, the patches
 
@@ -227,7 +228,7 @@ class Block(nn.Module):
                 y = [drop_path(key, part, drop_rate) for part in y]
             return [a + b for a, b in zip(x, y, strict=True)]
 
-        qkv = Dense(3 * width, dtype=self.dtype, name="qkv")
+        qkv = Dense(3 * width, kind.qkv_bias, dtype=self.dtype, name="qkv")
 
         def heads(y: Parts, i: int) -> list[jax.Array]:
             columns, add_bias = slice(i * width, (i + 1) * width), i != 1 or kind.key_bias

@@ -82,7 +82,8 @@ def problems(config: ml_collections.ConfigDict) -> list[str]:
         found.append(
             f"config.model has width {width} and depths {depths}; all of them must be at least 1"
         )
-    if min(grid(config.data.image_size, config.model.stem_pool, config.model.split_after)) < 1:
+    last = config.model.get("split_after", "layer3")
+    if min(grid(config.data.image_size, config.model.stem_pool, last)) < 1:
         found.append(
             f"config.data.image_size {tuple(config.data.image_size)} is too small for the stem of "
             "a ResNet"
@@ -117,6 +118,26 @@ def backbone(
         pixel_mean=IMAGENET_MEAN,
         pixel_std=IMAGENET_STD,
         read=functools.partial(read, width=width, depths=depths, trunk=STAGES[:cut]),
+    )
+
+
+def whole(config: ml_collections.ConfigDict, image_size: tuple[int, int]) -> Backbone:
+    """The whole ResNet as a first half, which gives maps [B, H, W, C] where others give tokens.
+
+    For models that make features of the last maps themselves; the second half does nothing.
+    """
+    width, depths = size(config).values()
+    return Backbone(
+        tokens=functools.partial(stages(config), STAGES),
+        head=functools.partial(lambda tokens, train: tokens),
+        token_width=channels(width, STAGES[-1]),
+        width=channels(width, STAGES[-1]),
+        grid=grid(image_size, config.stem_pool, "layer3"),
+        stacked=False,
+        dtype=jnp.dtype(config.dtype),
+        pixel_mean=IMAGENET_MEAN,
+        pixel_std=IMAGENET_STD,
+        read=functools.partial(read, width=width, depths=depths, trunk=STAGES),
     )
 
 

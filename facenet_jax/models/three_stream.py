@@ -245,7 +245,7 @@ def assembled(
         backbone=backbone,
         shared_trunk=config.shared_trunk,
         classifier_std=config.classifier_std,
-        neck_feature=config.neck_feature,
+        neck_feature=config.get("neck_feature", "before"),  # some have but one
     )
 
 

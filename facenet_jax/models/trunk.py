@@ -140,22 +140,26 @@ class LastBlock(nn.Module):
     kind: Kind = PLAIN
     prefix: int = 1  # tokens in front of the patches
     projection: int = 0  # columns of a matrix behind the LayerNorm; 0: none
+    class_only: bool = True
 
     @nn.compact
     def __call__(self, tokens: jax.Array, train: bool) -> jax.Array:
-        """[B, prefix + n, D] to the class token [B, D or projection] float32."""
+        """[B, prefix + n, D] to the class token [B, D or projection] float32.
+
+        All of them, [B, prefix + n, D or projection], unless `class_only`.
+        """
         block = Block(
             self.heads,
             self.drop_rate > 0,
             self.dtype,
             self.attention,
-            class_only=True,
+            class_only=self.class_only,
             kind=self.kind,
             name="block",
         )
         parts = apart(tokens, self.prefix)
-        (x,) = block(parts, jnp.asarray(self.drop_rate, jnp.float32), train)
-        x = LayerNorm(self.kind.epsilon, name="norm")(x[:, 0])
+        x = joined(block(parts, jnp.asarray(self.drop_rate, jnp.float32), train))
+        x = LayerNorm(self.kind.epsilon, name="norm")(x[:, 0] if self.class_only else x)
         if not self.projection:
             return x
         project = Dense(self.projection, use_bias=False, dtype=self.dtype, name="projection")
