@@ -29,8 +29,13 @@ def with_row(
 
     `rows` is {name: ({option: value}, the published scores)}. Raises UserError for another name.
     """
-    if name not in rows:
-        raise UserError(f"The ablation is '{name}'; it must be one of {', '.join(rows)}.", 2)
-    changes, _ = rows[name]
+    changes, _ = row_of(rows, name, "ablation")
     c.update_from_flattened_dict(changes)
     return c
+
+
+def row_of(rows: Mapping[str, tuple], name: str, what: str) -> tuple:
+    """The entry `name` of `rows`. Raises UserError for another name, saying `what` was asked."""
+    if name not in rows:
+        raise UserError(f"The {what} is '{name}'; it must be one of {', '.join(rows)}.", 2)
+    return rows[name]

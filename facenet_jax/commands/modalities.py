@@ -26,7 +26,8 @@ from facenet_jax.step import State
 def tables(run: Run, state: State, of: EvalSet) -> dict[str, Any]:
     """What modalities.json holds: `protocol`, `step`, and by matching the tables and curves.
 
-    Raises UserError for a data set or a model that knows no parts by modality.
+    `at_random` is left out where the embedding has no part for each modality. Raises UserError for
+    a data set that has no samples of two modalities on both sides.
     """
     names, protocol = of.query.split.modalities, of.protocol
     if of.query.data is not of.gallery.data or len(names) < 2:
@@ -39,16 +40,20 @@ def tables(run: Run, state: State, of: EvalSet) -> dict[str, Any]:
     for subset in missing.subsets(names):
         query[subset], gallery[subset] = embed(run, state, of, subset)
     parts = tuple(query[tuple(names)].parts)
-    if parts != tuple(names):
-        raise UserError(
-            f"The embedding of {run.config.model.name} has the parts {', '.join(parts) or 'none'}, "
-            f"not one for each of {', '.join(names)}."
-        )
     sides, centre = (query, gallery, protocol), run.config.evaluate.centre
+    found = {"protocol": protocol.name, "step": int(state.step), "centred": centre}
+    if parts != tuple(names):
+        logging.info(
+            "The embedding of %s has the parts %s, not one for each of %s: samples are compared by "
+            "the parts that both have, and the scores with ever more samples without some are left "
+            "out.",
+            run.config.model.name,
+            ", ".join(parts),
+            ", ".join(names),
+        )
+        return {**found, "subsets": {"common": missing.by_common_parts(*sides, centre)}}
     return {
-        "protocol": protocol.name,
-        "step": int(state.step),
-        "centred": centre,
+        **found,
         "subsets": {m: missing.each_against_each(*sides, m, centre) for m in missing.MATCHINGS},
         "at_random": {m: missing.at_random(*sides, m, centre=centre) for m in missing.MATCHINGS},
     }
@@ -66,7 +71,7 @@ def of_workdir(config: ml_collections.ConfigDict, workdir: Place) -> None:
         "%s, step %d\n%s",
         found["protocol"],
         found["step"],
-        missing.text(found["subsets"], found["at_random"]),
+        missing.text(found["subsets"], found.get("at_random", {})),
     )
     if config.evaluate.flare_weight < 1:
         logging.info("config.evaluate.flare_weight is not used in these tables.")

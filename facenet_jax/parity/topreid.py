@@ -128,8 +128,11 @@ def rows(golden: Golden) -> Iterator[Result]:
     yield from norm_rows("gradient norm", norms, expected, limit, limit * SMALL)
 
 
-def evaluated(twin: Twin) -> dict[str, jax.Array]:
-    """What evaluation gives, by the release's names."""
+MISSING = ("r", "n", "t", "rn", "rt", "nt")
+
+
+def evaluated(twin: Twin, missing: tuple[str, ...] = MISSING) -> dict[str, jax.Array]:
+    """What evaluation gives, by the release's names; also without the modalities `missing`."""
 
     def run(key: tuple[str, str], names: tuple[str, ...] = NAMES) -> Outputs:
         return jax.jit(lambda variables: twin.apply(variables, key, False, names))(twin.variables)
@@ -139,9 +142,9 @@ def evaluated(twin: Twin) -> dict[str, jax.Array]:
     values["eval_feature_after"] = run(("after", "each")).embedding
     for modality, (_, short) in BRANCHES.items():
         values[f"eval_cls_{short}"] = outputs.features[f"score_{modality}"]
-    for missing in ("r", "n", "t", "rn", "rt", "nt"):
-        names = tuple(name for name in NAMES if BRANCHES[name][1] not in missing)
-        values[f"eval_missing_{missing}"] = run(("before", "each"), names).embedding
+    for letters in missing:
+        names = tuple(name for name in NAMES if BRANCHES[name][1] not in letters)
+        values[f"eval_missing_{letters}"] = run(("before", "each"), names).embedding
     return values
 
 

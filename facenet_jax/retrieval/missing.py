@@ -83,6 +83,24 @@ def each_against_each(
     return table
 
 
+def by_common_parts(
+    query: BySubset, gallery: BySubset, protocol: Protocol, centre: bool = False
+) -> dict[str, dict[str, dict[str, Any] | None]]:
+    """`each_against_each` for embeddings whose parts are not those of the modalities.
+
+    Compared by the parts, such as "all" or "visible_thermal", that the network makes on both sides.
+    """
+    table: dict[str, dict[str, dict[str, Any] | None]] = {}
+    for of_query, left in query.items():
+        row = table["+".join(of_query)] = {}
+        for of_gallery, right in gallery.items():
+            common = [name for name in left.parts if name in right.parts]
+            sides = [side.select(common) for side in (left, right)] if common else []
+            scores = evaluate(*sides, protocol, centre=centre).metrics() if common else None
+            row["+".join(of_gallery)] = scores
+    return table
+
+
 def at_random(
     query: BySubset,
     gallery: BySubset,
@@ -164,7 +182,11 @@ def text(
     return "\n".join(lines)
 
 
-_MEANING = {"shared": "the modalities that both have", "mean": "the mean of the parts"}
+_MEANING = {
+    "shared": "the modalities that both have",
+    "mean": "the mean of the parts",
+    "common": "the parts that both have",
+}
 
 _LETTERS = {"visible": "R", "near_infrared": "N", "thermal": "T"}
 

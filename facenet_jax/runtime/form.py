@@ -33,7 +33,9 @@ THRESHOLDS = {
 }
 """embeddings/threshold.json."""
 
-MODALITIES = {"subsets": {"shared": {EACH: {EACH: ({"mAP": NUMBER}, NoneType)}}}}
+_TABLE = {EACH: {EACH: ({"mAP": NUMBER}, NoneType)}}
+
+MODALITIES = {"subsets": {"shared?": _TABLE, "common?": _TABLE}}
 """modalities.json, as far as a report shows it."""
 
 PER_MODALITY = {EACH: dict.fromkeys(("all", "clean", "flared"), (*NUMBER, NoneType))}

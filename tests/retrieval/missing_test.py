@@ -54,6 +54,29 @@ def test_subsets_are_all_but_the_empty_one():
     assert len(missing.subsets(NAMES)) == 7
 
 
+def test_parts_that_are_not_modalities_are_compared_where_both_sides_have_them():
+    """As PFNet's, which has a part for pairs of modalities."""
+
+    def renamed(by_subset):
+        found = {}
+        for subset, one in by_subset.items():
+            names = {m: f"{m}_pair" if m == "thermal" else m for m in subset}
+            parts = {names[m]: span for m, span in one.parts.items()}
+            found[subset] = Embeddings(one.embedding, parts, one.identity, one.name, {})
+        return found
+
+    query, gallery = side(6, 0), side(15, 1)
+    table = missing.by_common_parts(renamed(query), renamed(gallery), PROTOCOL)
+    expected = missing.each_against_each(query, gallery, PROTOCOL, "shared")
+    for name, row in table.items():
+        for other, cell in row.items():
+            assert (cell is None) == (expected[name][other] is None)
+            if cell:
+                assert cell["mAP"] == pytest.approx(expected[name][other]["mAP"], rel=1e-6)
+    assert table["visible"]["thermal"] is None
+    assert "the parts that both have" in missing.text({"common": table}, {})
+
+
 @pytest.mark.parametrize("matching", missing.MATCHINGS)
 def test_each_subset_against_each(matching):
     query, gallery = side(6, 0), side(15, 1)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from configs import common
 from data_tfds.samples import NEAR_INFRARED, THERMAL, VISIBLE, Protocol, Split
-from facenet_jax import models
+from facenet_jax import api, export, models
 from facenet_jax import run as runs
 from facenet_jax import train as training
 from facenet_jax.inputs.dataset import Dataset
@@ -320,3 +320,23 @@ def train(
 def metrics(workdir: pathlib.Path) -> list[dict]:
     """The lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def resumed_and_exported(c: ml_collections.ConfigDict, place: pathlib.Path, folder: pathlib.Path):
+    """Asserts that a run stopped after a chunk goes on bit-equal, and that its network exports.
+
+    `place` has the tiny `tree`; `c` trains 6 steps in chunks of 3.
+    """
+    c.data.root, c.data.prepared = str(place / "tree"), str(place / "prepared")
+    with jax.numpy_dtype_promotion("standard"):  # which optax.scale_by_adam needs
+        whole = train(c, folder / "whole")
+        assert train(c, folder / "cut", stop_at=1) is None
+        cut = train(c, folder / "cut")
+        assert whole["last"] == cut["last"]
+        one, other = (api.load(folder / run) for run in ("whole", "cut"))
+        jax.tree.map(np.testing.assert_array_equal, one.variables, other.variables)
+        losses = [line["train/loss"] for line in metrics(folder / "whole") if "train/loss" in line]
+        assert len(losses) == 6
+        assert np.isfinite(losses).all()
+        (written,) = export.write(one, folder)
+    assert written.difference < 1e-5

@@ -1,13 +1,12 @@
 """DINOv2, DINOv3 and CLIP in the trainer: recipes, a few steps, resume and export."""
 
-import jax
 import numpy as np
 import pytest
 
 from configs.backbones import demo, wmveid863
 from data_tfds.errors import UserError
-from facenet_jax import api, export, models, objective, optim
 from facenet_jax import config as configs
+from facenet_jax import models, objective, optim
 from facenet_jax.types import DataSpec
 from tests.support import tiny_run as tiny
 
@@ -71,19 +70,4 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize("name", DEMOS)
 def test_a_run_is_resumed_and_exports(name, place, tmp_path):
     """A run that was stopped after a chunk goes on to the very state of one that was not."""
-    c = small(name)
-    c.data.root, c.data.prepared = str(place / "tree"), str(place / "prepared")
-    with jax.numpy_dtype_promotion("standard"):  # which optax.scale_by_adam needs
-        whole = tiny.train(c, tmp_path / "whole")
-        assert tiny.train(c, tmp_path / "cut", stop_at=1) is None
-        cut = tiny.train(c, tmp_path / "cut")
-        assert whole["last"] == cut["last"]
-        one, other = (api.load(tmp_path / run) for run in ("whole", "cut"))
-        jax.tree.map(np.testing.assert_array_equal, one.variables, other.variables)
-        losses = [
-            line["train/loss"] for line in tiny.metrics(tmp_path / "whole") if "train/loss" in line
-        ]
-        assert len(losses) == 6
-        assert np.isfinite(losses).all()
-        (written,) = export.write(one, tmp_path)
-    assert written.difference < 1e-5
+    tiny.resumed_and_exported(small(name), place, tmp_path)
