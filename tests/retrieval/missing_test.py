@@ -69,11 +69,16 @@ def test_parts_that_are_not_modalities_are_compared_where_both_sides_have_them()
     table = missing.by_common_parts(renamed(query), renamed(gallery), PROTOCOL)
     expected = missing.each_against_each(query, gallery, PROTOCOL, "shared")
     for name, row in table.items():
-        for other, cell in row.items():
-            assert (cell is None) == (expected[name][other] is None)
-            if cell:
-                assert cell["mAP"] == pytest.approx(expected[name][other]["mAP"], rel=1e-6)
-    assert table["visible"]["thermal"] is None
+        assert [cell is None for cell in row.values()] == [
+            cell is None for cell in expected[name].values()
+        ]
+        assert row[name]["mAP"] == pytest.approx(expected[name][name]["mAP"], rel=1e-6)
+    sides = query[NAMES[:2]].select(NAMES[:1]), gallery[NAMES].select(NAMES[:1])
+    alone = evaluate(*sides, PROTOCOL).metrics()["mAP"]  # lengths are those of what is compared
+    assert table["visible+near_infrared"]["+".join(NAMES)]["mAP"] != alone
+    assert table["visible"]["+".join(NAMES)]["mAP"] == pytest.approx(
+        evaluate(query[NAMES[:1]], sides[1], PROTOCOL).metrics()["mAP"]
+    )
     assert "the parts that both have" in missing.text({"common": table}, {})
 
 
