@@ -155,10 +155,10 @@ def trained(twin: Twin, params: Any) -> tuple[jax.Array, tuple[dict, dict]]:
         variables = {**twin.variables, "params": params}
         outputs = twin.apply(variables, ("before", heads_of), True)
         losses["reconstruction"] = topreid.reconstruction(outputs, twin.batch)
-        triplet = terms.triplet(outputs, twin.batch)
+        metric = terms.triplet(outputs, twin.batch)
         for kind, smoothing in (("smooth", 0.1), ("plain", 0.0)):
             ce = terms.identity_loss(outputs, twin.batch, label_smoothing=smoothing)
-            losses[f"total_{kind}_direct{number}"] = ce + triplet + losses["reconstruction"]
+            losses[f"total_{kind}_direct{number}"] = ce + metric + losses["reconstruction"]
         for name, short in names_of(outputs).items():
             values[f"train_score_{short}"] = outputs.logits[name]
             values[f"train_feature_{short}"] = outputs.features[name]
