@@ -9,15 +9,16 @@ from configs import common
 
 
 def get_config(model: str = "facenet", **choices: str):
-    """The demo, with FACENet or another model on a ViT, `backbone` being another kind of one."""
+    """The demo, with FACENet or another model, and with another `backbone` than its own."""
     c = common.get_config(model, **choices)
     c.data.name = "rendered"
     c.data.root = "data/rendered"
     c.data.image_size = (32, 64)
     c.model.variant = "mini"
-    c.model.patch = 8
     c.model.pretrained = "none"
-    c.model.drop_path = 0.0
+    if "patch" in c.model:  # a ViT of some kind
+        c.model.patch = 8
+        c.model.drop_path = 0.0
     c.losses.id.label_smoothing = 0.1
     # From the first step the batch-hard triplet loss only shrinks all features (it rests at ln 2).
     # Once identities are apart it helps, flared queries most: a blinded modality learns features

@@ -1,4 +1,4 @@
-"""Small DINOv2, DINOv3 and CLIP networks on the rendered set, from scratch, on two CPU cores.
+"""Small DINOv2, DINOv3, CLIP and ResNet networks on the rendered set, on two CPU cores.
 
 --config configs/backbones/demo.py:NAME, NAME being one of `BACKBONES`, or one of them with
 facenet_ before it. The schedule of the demo (configs/demo.py). From scratch these say nothing
@@ -15,6 +15,7 @@ BACKBONES = {
     "dinov2_reg": ("dinov2", {"registers": 4}),
     "dinov3": ("dinov3", {}),
     "clip": ("clip", {}),
+    "resnet": ("resnet", {}),
 }
 """{name: (config.model.backbone, its options)}."""
 

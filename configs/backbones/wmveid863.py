@@ -1,12 +1,14 @@
-"""Streams of DINOv2, DINOv3 or CLIP on WMVeID863: --config configs/backbones/wmveid863.py:NAME.
+"""DINOv2, DINOv3, CLIP or ResNet-50 on WMVeID863: --config configs/backbones/wmveid863.py:NAME.
 
 NAME is one of `BACKBONES`; with `facenet_` before it, FACENet's MFMP, FCE and losses are on top,
-which nobody has published. Set --config.data.root and --config.model.pretrained; docs/weights.md
-says where the files are and what their licences ask. The recipes are those of docs/fidelity.md.
+which nobody has published but for ResNet-50. Set --config.data.root and --config.model.pretrained;
+docs/weights.md says where the files are and what their licences ask. The recipes are those of
+docs/fidelity.md.
 
 Published: plain DINOv3 B 70.1 mAP, 80.8 R-1, as quoted by the authors of CoT-ReID, of the best
-epoch on the test set; FACENet on its own ViT 69.8 and 77.0. The others have no published figure on
-this set.
+epoch on the test set; FACENet on its own ViT 69.8 and 77.0; ResNet-50 53.7 and 60.3, under FACENet
+62.1 and 67.3 (its Table 8, which does not say how: FACENet's own recipe here). The others have no
+published figure on this set.
 """
 
 import ml_collections
@@ -22,6 +24,8 @@ BACKBONES = {
     "dinov3_s": ("dinov3", {"variant": "S"}),
     "dinov3_b": ("dinov3", {"variant": "B"}),
     "clip_b": ("clip", {"variant": "B"}),
+    # The stem of the authors' code, see docs/fidelity.md.
+    "resnet50": ("resnet", {"variant": "50", "stem_pool": "2x2"}),
 }
 """{name: (config.model.backbone, its options)}."""
 
@@ -33,6 +37,8 @@ def get_config(name: str = "dinov3_b") -> ml_collections.ConfigDict:
     c = common.get_config(model, backbone=backbone)
     c.model.update(options)
     c.model.dtype = "bfloat16"
+    if backbone == "resnet":
+        return c
     c.optim.name = "adam"
     c.optim.weight_decay = 1e-4
     c.optim.warmup = 10.0
