@@ -1,7 +1,8 @@
 """The hosts of FACENet's Table 7 on the rendered set, from scratch, on two CPU cores.
 
---config configs/hosts/demo.py:NAME with the names of wmveid863.py: hamnet, pfnet, ieee, topreid or
-ccnet, alone or with _mc behind it. The schedules are those of the demos of CCNet and FACENet.
+--config configs/hosts/demo.py:NAME with the names of wmveid863.py: hamnet, pfnet, ieee, topreid,
+editor or ccnet, alone or with _mc behind it. The schedules are those of the demos of CCNet and
+FACENet.
 """
 
 import ml_collections
@@ -13,7 +14,8 @@ from configs.hosts.wmveid863 import chosen
 
 def get_config(name: str = "hamnet") -> ml_collections.ConfigDict:
     """A host, or a host and MC, small."""
-    return chosen({"topreid": topreid, "ccnet": ccnet.get_config}, name, resnet)
+    recipes = {"topreid": topreid, "editor": editor, "ccnet": ccnet.get_config}
+    return chosen(recipes, name, resnet)
 
 
 def resnet(host: str) -> ml_collections.ConfigDict:
@@ -34,3 +36,10 @@ def resnet(host: str) -> ml_collections.ConfigDict:
 def topreid() -> ml_collections.ConfigDict:
     """TOP-ReID on three small ViTs."""
     return demo.get_config("topreid")
+
+
+def editor() -> ml_collections.ConfigDict:
+    """EDITOR on one small ViT."""
+    c = demo.get_config("editor")
+    c.model.kept_bright = 4  # of 32 patches
+    return c

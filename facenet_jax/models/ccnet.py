@@ -93,7 +93,7 @@ def largest(maps: jax.Array) -> jax.Array:
     `max` compares with its own result to find where the gradient goes. A compiler that computes the
     maps a second time, and rounds them otherwise, then finds no place at all, and 0 / 0.
     """
-    rows = maps.reshape(len(maps), -1, maps.shape[-1])
+    rows = maps.reshape(maps.shape[0], -1, maps.shape[-1])
     place = jnp.argmax(jax.lax.stop_gradient(rows), axis=1, keepdims=True)
     return jnp.take_along_axis(rows, place, axis=1)[:, 0]
 

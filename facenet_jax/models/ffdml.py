@@ -130,7 +130,7 @@ def resized(maps: jax.Array, size: tuple[int, int], how: str) -> jax.Array:
     if maps.shape[1:3] == size:
         return maps
     if how == "bilinear":
-        return jax.image.resize(maps, (len(maps), *size, maps.shape[-1]), "bilinear")
+        return jax.image.resize(maps, (maps.shape[0], *size, maps.shape[-1]), "bilinear")
     factor = 1
     while factor * maps.shape[1] < size[0]:
         factor *= 2

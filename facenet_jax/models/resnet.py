@@ -293,7 +293,7 @@ class MapTokens(nn.Module):
         stages = self.stages(names=self.names)
         nn.share_scope(self, stages)
         maps = stages(images, train)
-        tokens = maps.reshape(len(maps), -1, maps.shape[-1])
+        tokens = maps.reshape(maps.shape[0], -1, maps.shape[-1])
         return jnp.concatenate([tokens.mean(1, keepdims=True), tokens], axis=1)
 
 
@@ -312,5 +312,5 @@ class MapHead(nn.Module):
         """[B, 1 + rows * columns, C] to [B, C'] float32."""
         stages = self.stages(names=self.names)
         nn.share_scope(self, stages)
-        maps = tokens[:, 1:].reshape(len(tokens), *self.grid, tokens.shape[-1])
+        maps = tokens[:, 1:].reshape(tokens.shape[0], *self.grid, tokens.shape[-1])
         return wide(stages(maps, train)).mean((1, 2))

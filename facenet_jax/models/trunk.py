@@ -60,6 +60,8 @@ class Trunk(nn.Module):
     registers: int = 0
     patch_bias: bool = True
     norm_before: bool = False
+    # EDITOR's `RolloutBlock`: the attention that reaches each token comes beside the tokens.
+    rollout: type | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool, added: jax.Array | None = None) -> jax.Array:
@@ -83,7 +85,7 @@ class Trunk(nn.Module):
         x = x if added is None else [part + added[:, None] for part in x]
         if self.registers:
             registers = self.param("registers", normal_002, (self.registers, self.width))
-            registers = jnp.broadcast_to(registers[None], (len(x[0]), *registers.shape))
+            registers = jnp.broadcast_to(registers[None], (x[0].shape[0], *registers.shape))
             x[0] = jnp.concatenate([x[0], registers], axis=1)
         if self.norm_before:
             norm = LayerNorm(self.kind.epsilon, name="norm_before")
@@ -91,7 +93,7 @@ class Trunk(nn.Module):
         if self.depth == 0:
             return joined(x)
 
-        block = ScanBlock
+        block = self.rollout or ScanBlock
         if REMAT[self.remat]:
             block = nn.remat(
                 block, prevent_cse=False, policy=REMAT[self.remat], static_argnums=(3,)
@@ -112,7 +114,12 @@ class Trunk(nn.Module):
             kind=self.kind,
             name="blocks",
         )
-        return joined(blocks(x, jnp.asarray(self.drop_rates, jnp.float32), train)[0])
+        rates = jnp.asarray(self.drop_rates, jnp.float32)
+        if self.rollout:
+            start = self.rollout.start(x, self.heads)
+            (x, rolled), _ = blocks((x, start), rates, train)
+            return joined(x), rolled
+        return joined(blocks(x, rates, train)[0])
 
 
 def plain_tokens(params: Mapping[str, Any], images: jax.Array, heads: int) -> jax.Array:

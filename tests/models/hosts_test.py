@@ -1,4 +1,4 @@
-"""HAMNet, PFNet, IEEE and TOP-ReID: their formulas by NumPy, their names, and what they refuse."""
+"""HAMNet, PFNet, IEEE, TOP-ReID and EDITOR: formulas by NumPy, names, and what they refuse."""
 
 import dataclasses
 import functools
@@ -14,19 +14,23 @@ from facenet_jax import config as configs
 from facenet_jax import models, objective
 from facenet_jax.lab import tables
 from facenet_jax.losses import terms
-from facenet_jax.models import hamnet, map_streams, pfnet
+from facenet_jax.models import editor, hamnet, map_streams, pfnet, vit
+from facenet_jax.models.layers import plain_attention, plain_block
+from facenet_jax.models.trunk import plain_tokens
 from facenet_jax.types import DataSpec, Outputs
 from tests.support import tiny_run as tiny
 
-HOSTS = ("hamnet", "pfnet", "ieee", "topreid")
+HOSTS = ("hamnet", "pfnet", "ieee", "topreid", "editor")
 
 
 def config(name):
     """The demo of a host on the tiny tree."""
     c = demo.get_config(name)
     c.data.update(name="wmveid863", image_size=tiny.SIZE)
-    if c.model.name == "topreid":
+    if c.model.name in ("topreid", "editor"):
         c.model.update(variant="", width=16, depth=2, heads=2)
+        if c.model.name == "editor":
+            c.model.update(depth=3, kept_per_head=1, kept_bright=2)
     else:
         c.model.update(variant="", width=2, depths=(1, 1, 1, 1))
     for width in ("reduced_width", "part_width"):
@@ -138,6 +142,76 @@ def test_mc_of_stripes_is_the_mean_over_them():
     }
 
 
+def test_editor_keeps_the_patches_that_attention_reaches_or_that_are_bright():
+    values = jnp.array([[0.1, 0.5, 0.5, 0.2], [3.0, 1.0, 2.0, 0.0]])
+    assert editor.most(values, 1).tolist() == [[False, True, False, False], [True] + [False] * 3]
+    assert editor.most(values, 2).sum(-1).tolist() == [2, 2]
+    images = -np.ones((3, 1, 32, 16, 3), np.float32)
+    images[:, 0, 8:16, :8] = 1.0  # the third patch of 8 x 8, whole
+    images[0, 0, 0, 8:11] = 9.0  # three pixels of the second, above 0 in the mean
+    assert editor.bright_pixels(jnp.asarray(images), 8)[0].tolist() == [0, 3, 64, 0, 0, 0, 0, 0]
+    large = editor.bright_pixels(jnp.ones((3, 1, 32, 32, 3)), 32)
+    assert large.tolist() == [[256.0]]
+
+
+def test_the_rollout_is_the_product_of_the_attention_of_all_blocks():
+    _, model, batch = evaluated("editor")
+    params = tiny.variables(model)["params"]
+    trunk = jax.tree.map(lambda x: x, params["trunk"])
+    rolled = np.broadcast_to(np.eye(9), (4, 2, 9, 9))
+    alone = dict(trunk)
+    blocks = alone.pop("blocks")
+    x = plain_tokens(alone, batch.images[0], 2)
+    for i in range(2):
+        block = jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
+        rolled = np.asarray(plain_attention(block, x, 2)) @ rolled
+        x = plain_block(block, x, 2)
+    c = config("editor")
+    backbone = vit.backbone(c.model, tiny.SIZE)
+    keywords = {**backbone.tokens.keywords, "rollout": editor.RolloutBlock}
+    tokens, found = backbone.tokens.func(**keywords).apply(
+        {"params": trunk}, batch.images[0], False
+    )
+    np.testing.assert_allclose(tokens, x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, rolled, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-4)
+
+
+def test_a_masked_block_sees_the_kept_tokens_alone():
+    block = editor.MaskedBlock(2, jnp.dtype("float32"))
+    x = tiny.noise(2, 5, 16)
+    keep = jnp.array([[True, False, True, True, False]] * 2)
+    variables = tiny.draw(jax.eval_shape(lambda: block.init(jax.random.key(0), x, keep)))
+    y = block.apply(variables, x, keep)
+    moved = block.apply(variables, x.at[:, 1].add(7.0), keep)
+    np.testing.assert_array_equal(y[:, jnp.array([0, 2, 3, 4])], moved[:, jnp.array([0, 2, 3, 4])])
+    whole = block.apply(variables, x, jnp.ones_like(keep))
+    np.testing.assert_allclose(whole, plain_block(variables["params"], x, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_editor_moves_centres_and_compares_backgrounds():
+    model = tiny.build(config("editor"))
+    variables, batch = tiny.variables(model), tiny.batch(4)  # identities 0 and 1
+    out, changed = jax.jit(functools.partial(model.apply, train=True))(
+        variables, batch, key=jax.random.key(1)
+    )
+    for modality in tiny.MODALITIES:
+        before = np.asarray(variables["centres"][modality])
+        after = np.asarray(changed["centres"][modality])
+        assert (before == after).all(1).tolist() == [False] * 2 + [True] * (len(before) - 2)
+    tokens = np.random.default_rng(0).normal(size=(3, 2, 4, 5)).astype(np.float32)
+    where = np.array([[True, False, False, True], [False, True, False, False]])
+    expected = sum(
+        np.mean(np.square(tokens[a][where] - tokens[b][where])) for a, b in ((0, 1), (0, 2), (1, 2))
+    )
+    found = editor.differences(jnp.asarray(tokens), jnp.asarray(where))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert float(editor.background(out, batch)) > 0
+    assert float(editor.to_centres(out, batch)) > 0
+    with pytest.raises(UserError, match="needs the model editor"):
+        editor.background(Outputs({}, {}, 0), batch)
+
+
 @pytest.mark.parametrize("name", HOSTS)
 def test_any_subset_of_the_modalities_has_an_embedding(name):
     out, model, batch = evaluated(name)
@@ -148,6 +222,8 @@ def test_any_subset_of_the_modalities_has_an_embedding(name):
     if name == "topreid":  # complete: what is missing is made of the others
         assert alone.parts == out.parts
         assert not np.allclose(alone.embedding, out.embedding)
+    elif name == "editor":
+        assert list(alone.parts) == list(tiny.MODALITIES[::2])
     elif name == "hamnet":
         assert alone.embedding.shape == out.embedding.shape
     else:
@@ -178,7 +254,7 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*HOSTS, "ieee_mc", "topreid_mc"])
+@pytest.mark.parametrize("name", [*HOSTS, "ieee_mc", "editor_mc"])
 def test_a_run_is_resumed_and_exports(name, place, tmp_path):
     """A run that was stopped after a chunk goes on to the very state of one that was not."""
     tiny.resumed_and_exported(config(name), place, tmp_path)
