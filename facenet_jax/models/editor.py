@@ -155,7 +155,7 @@ def bright_pixels(images: jax.Array, patch: int) -> jax.Array:
     """How many pixels of each patch are above 0 in the mean over modalities and channels.
 
     Normalised images [M, B, H, W, 3] to [B, n] float32, at most 256. In the authors' code this is
-    what is left of a wavelet transform that is inverted with all of its bands.
+    what is left of a wavelet transform that is inverted whole.
     """
     bright = (images.mean((0, 4)) > 0).astype(jnp.float32)
     count = patches(jnp.repeat(bright[..., None], 3, axis=-1), patch, patch).sum(-1) / 3
