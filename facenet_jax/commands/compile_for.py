@@ -20,13 +20,14 @@ from facenet_jax.runtime.arguments import program
 from facenet_jax.runtime.writers import write_json
 
 WHAT = ("both", "train", "embed")
+RECIPE = "configs/wmveid863.py"
 
 
 def define() -> flags.FlagValues:
     """The options of the command line."""
     v = flags.FlagValues()
-    recipe = script.ROOT / "configs" / "wmveid863.py"
-    config_flags.DEFINE_config_file("config", str(recipe), "the experiment", flag_values=v)
+    about = f"the experiment; {RECIPE} unless given"
+    config_flags.DEFINE_config_file("config", None, about, flag_values=v)
     flags.DEFINE_enum("what", "both", WHAT, "which program", flag_values=v)
     flags.DEFINE_string("json", "", "file to write the figures to", flag_values=v)
     return v
@@ -46,7 +47,10 @@ def main(arguments: list[str] | None = None) -> None:
     if not named:
         raise UserError(f"Name a slice: {program()} compile-for {next(iter(slices.SLICES))}.", 2)
     slices.refuse(named[0])
-    cli.parse(values, [sys.argv[0], *script.with_recipe(arguments[1:])])
+    rest = (
+        arguments[1:] if cli.given(arguments, "config") else [f"--config={RECIPE}", *arguments[1:]]
+    )
+    cli.parse(values, [sys.argv[0], *script.with_recipe(rest)])
     target = pathlib.Path(values.json) if values.json else None
     if target and not target.absolute().parent.is_dir():
         raise UserError(f"--json {target} lies in a folder that does not exist; make it first.", 2)
