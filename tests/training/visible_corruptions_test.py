@@ -80,8 +80,10 @@ def test_the_images_are_those_that_samples_have():
 
 
 def test_where_both_sides_have_visible_images_both_are_corrupted():
-    opened = between(("visible",), ("visible", "thermal"))
-    found = corruptions.scores(opened, trained()[1], embed.test_set(opened), 1)
+    opened, trained_state = trained()
+    dataset = tiny.dataset(query=tiny.training_split(4, seed=6))
+    opened = dataclasses.replace(opened, dataset=dataset)
+    found = corruptions.scores(opened, trained_state, embed.test_set(opened), 1)
     assert found["corrupted"] == ["query", "gallery"]
     assert sum(found["drawn"].values()) == 2 * 16
 
