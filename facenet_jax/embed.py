@@ -99,21 +99,30 @@ def embed(run: Run, state: State, of: EvalSet, modalities: tuple[str, ...] = ())
 
     Where both are in one array of images they are embedded together, the queries first.
     """
-    variables = state.variables
-    if run.config.train.shard_state:  # once for all batches, so that no activation is moved
-        variables = replicated(variables, run.mesh)
     query, gallery = of.query, of.gallery
-    if query.data is gallery.data:
-        rows = np.concatenate([query.rows, gallery.rows], axis=1)
-        arrays, parts = embed_rows(run, variables, query, rows, modalities)
-        both = [(arrays[: len(query.split)], parts), (arrays[len(query.split) :], parts)]
-    else:
-        both = [
-            embed_rows(run, variables, half, half.rows, modalities) for half in (query, gallery)
-        ]
-    return tuple(
-        as_embeddings(array, parts, half.split, mixed_parts(run.model, parts))
-        for (array, parts), half in zip(both, (query, gallery), strict=True)
+    if query.data is not gallery.data:
+        return tuple(embed_half(run, state, half, modalities) for half in (query, gallery))
+    rows, count = np.concatenate([query.rows, gallery.rows], axis=1), len(query.split)
+    array, parts = embed_rows(run, whole(run, state), query, rows, modalities)
+    mixed = mixed_parts(run.model, parts)
+    return (
+        as_embeddings(array[:count], parts, query.split, mixed),
+        as_embeddings(array[count:], parts, gallery.split, mixed),
+    )
+
+
+def embed_half(run: Run, state: State, half: Half, modalities: tuple[str, ...] = ()) -> Embeddings:
+    """The embeddings of one side alone, from the named modalities (all for ())."""
+    array, parts = embed_rows(run, whole(run, state), half, half.rows, modalities)
+    return as_embeddings(array, parts, half.split, mixed_parts(run.model, parts))
+
+
+def whole(run: Run, state: State) -> Mapping[str, Any]:
+    """The variables of a state, on every device: once for all batches, so that no activation is
+    moved.
+    """
+    return (
+        replicated(state.variables, run.mesh) if run.config.train.shard_state else state.variables
     )
 
 

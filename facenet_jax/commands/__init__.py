@@ -33,6 +33,9 @@ COMMANDS = {
     "modalities": Command(
         "facenet_jax.commands.run:missing", "score a network where modalities are missing"
     ),
+    "corruptions": Command(
+        "facenet_jax.commands.run:corrupted", "score a network where visible images are corrupted"
+    ),
     "score": Command("facenet_jax.commands.score:main", "score files of embeddings, also foreign"),
     "compare": Command(
         "facenet_jax.commands.compare:main", "say how sure one run is better than another"

@@ -1,8 +1,8 @@
-"""The commands train, evaluate, embed, modalities: flags, processes, compile cache are set up here.
+"""The commands that take a config: flags, processes and the compile cache are set up here.
 
 facenet train --config configs/wmveid863.py --workdir DIR [--config.section.option=value ...]
 facenet evaluate --workdir DIR        facenet embed --workdir DIR (in commands/embed.py)
-facenet modalities --workdir DIR
+facenet modalities --workdir DIR      facenet corruptions --workdir DIR [--repetitions 10]
 """
 
 import functools
@@ -13,24 +13,26 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
+from data_tfds.errors import UserError
 from data_tfds.paths import open_path
 from facenet_jax import config as configs
 from facenet_jax import evaluate as evaluation
 from facenet_jax import report, stored
-from facenet_jax.commands import modalities
+from facenet_jax.commands import corruptions, modalities
 from facenet_jax.runtime import cli, compile_cache, memory, script, workdir
 from facenet_jax.runtime.arguments import program
 from facenet_jax.train import train as training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "folder of the run; by default runs/demo for configs/demo.py")
-MODES = ("train", "evaluate", "embed", "modalities")
+MODES = ("train", "evaluate", "embed", "modalities", "corruptions")
 flags.DEFINE_enum("mode", "train", MODES, "what to do")
 flags.DEFINE_string(
     "compile_cache", str(compile_cache.default()), "folder of compiled programs, empty for none"
 )
 flags.DEFINE_string("profile", "", "FIRST:LAST: trace these training steps into WORKDIR/profile")
 flags.DEFINE_bool("report", False, "write WORKDIR/report.html at the end of a training")
+flags.DEFINE_integer("repetitions", 10, "how often images are corrupted anew", lower_bound=1)
 flags.DEFINE_bool("distributed", False, "find the other hosts by the cluster's own means")
 flags.DEFINE_string("coordinator", None, "address:port of process 0")
 flags.DEFINE_integer("processes", 1, "their number", lower_bound=1)
@@ -38,15 +40,17 @@ flags.DEFINE_integer("process_id", 0, "which one this is", lower_bound=0)
 
 GROUPS = {
     "the run": ("config", "workdir", "compile_cache", "profile", "report"),
+    "corruptions": ("repetitions",),
     "several hosts": ("distributed", "coordinator", "processes", "process_id"),
 }
-"""The headings of --help."""
+"""The headings of --help; one that is a mode is for that mode alone."""
 
 ABOUT = {
     "train": "Trains the experiment of a config; the same command goes on where it stopped.",
     "evaluate": "Scores the checkpoints of a workdir, on its data set or on another one.",
     "embed": "Writes the embeddings of query and gallery, of the workdir's data set or another.",
     "modalities": "Scores a trained network where modalities are missing.",
+    "corruptions": "Scores a trained network where visible images are corrupted.",
 }
 
 
@@ -64,6 +68,10 @@ def main(arguments: list[str]) -> None:
         jax.distributed.initialize()
     cli.set_up_log(quiet=jax.process_index() > 0)
 
+    if FLAGS["repetitions"].present and FLAGS.mode != "corruptions":
+        raise UserError(
+            "--repetitions is an option of the command corruptions alone; leave it out."
+        )
     if FLAGS.report:
         report.refuse_missing()
     config, folder = cli.config_and_workdir(lambda: FLAGS.config, file, FLAGS.workdir)
@@ -76,6 +84,7 @@ def main(arguments: list[str]) -> None:
         "evaluate": evaluation.evaluate,
         "embed": evaluation.export_only,
         "modalities": modalities.of_workdir,
+        "corruptions": functools.partial(corruptions.of_workdir, repetitions=FLAGS.repetitions),
     }
     with workdir.locked(folder), memory.explained(config, jax.device_count()):
         found = modes[FLAGS.mode](config, folder)
@@ -97,6 +106,11 @@ def evaluate(arguments: list[str]) -> None:
 def missing(arguments: list[str]) -> None:
     """The command `modalities`."""
     command("modalities", arguments)
+
+
+def corrupted(arguments: list[str]) -> None:
+    """The command `corruptions`."""
+    command("corruptions", arguments)
 
 
 def command(mode: str, arguments: list[str]) -> None:
@@ -136,6 +150,7 @@ def help_text(usage: str, mode: str, arguments: list[str]) -> str:
     groups: Mapping[str, list[flags.Flag]] = {
         heading: [named[name] if name == "config" else FLAGS[name] for name in names]
         for heading, names in GROUPS.items()
+        if heading not in MODES or mode in ("", heading)
     }
     options = [
         (name, value, f"{option.about}; {option.legal.words}")
