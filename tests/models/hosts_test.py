@@ -161,16 +161,17 @@ def test_the_rollout_is_the_product_of_the_attention_of_all_blocks():
     rolled = np.broadcast_to(np.eye(9), (4, 2, 9, 9))
     alone = dict(trunk)
     blocks = alone.pop("blocks")
-    x = plain_tokens(alone, batch.images[0], 2)
+    x = jax.jit(lambda p, x: plain_tokens(p, x, 2))(alone, batch.images[0])
+    both = jax.jit(lambda p, x: (plain_attention(p, x, 2), plain_block(p, x, 2)))
     for i in range(2):
-        block = jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
-        rolled = np.asarray(plain_attention(block, x, 2)) @ rolled
-        x = plain_block(block, x, 2)
+        weights, x = both(jax.tree.map(lambda leaf, i=i: leaf[i], blocks), x)
+        rolled = np.asarray(weights) @ rolled
     c = config("editor")
     backbone = vit.backbone(c.model, tiny.SIZE)
     keywords = {**backbone.tokens.keywords, "rollout": editor.RolloutBlock}
-    tokens, found = backbone.tokens.func(**keywords).apply(
-        {"params": trunk}, batch.images[0], False
+    rolling = backbone.tokens.func(**keywords)
+    tokens, found = jax.jit(lambda p, x: rolling.apply({"params": p}, x, False))(
+        trunk, batch.images[0]
     )
     np.testing.assert_allclose(tokens, x, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found, rolled, rtol=1e-4, atol=1e-6)
@@ -182,10 +183,11 @@ def test_a_masked_block_sees_the_kept_tokens_alone():
     x = tiny.noise(2, 5, 16)
     keep = jnp.array([[True, False, True, True, False]] * 2)
     variables = tiny.draw(jax.eval_shape(lambda: block.init(jax.random.key(0), x, keep)))
-    y = block.apply(variables, x, keep)
-    moved = block.apply(variables, x.at[:, 1].add(7.0), keep)
+    apply = jax.jit(block.apply)
+    y = apply(variables, x, keep)
+    moved = apply(variables, x.at[:, 1].add(7.0), keep)
     np.testing.assert_array_equal(y[:, jnp.array([0, 2, 3, 4])], moved[:, jnp.array([0, 2, 3, 4])])
-    whole = block.apply(variables, x, jnp.ones_like(keep))
+    whole = apply(variables, x, jnp.ones_like(keep))
     np.testing.assert_allclose(whole, plain_block(variables["params"], x, 2), rtol=1e-4, atol=1e-5)
 
 

@@ -1,5 +1,7 @@
 """TransReID: groups of patches, side information, heads, with FACENet, numbers of the release."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +69,7 @@ def test_camera_and_view_reach_the_embedding():
         jnp.asarray([x]) for x in ([0, 0, 1, 2, 2, -1, 0, 3], [0, 1, 0, 1, 1, 0, -1, 0])
     )
     batch = tiny.Batch(images, jnp.zeros(8, jnp.int32), {"camera": camera, "view": view})
-    outputs, _ = model.apply(variables, batch, train=False)
+    outputs, _ = jax.jit(functools.partial(model.apply, train=False))(variables, batch)
     embedding = np.asarray(outputs.embedding)
     apart = np.abs(embedding[:, None] - embedding[None]).max(-1) > 1e-4
     groups = [0, 1, 2, 3, 3, 4, 4, 4]

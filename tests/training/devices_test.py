@@ -53,7 +53,10 @@ def assert_close(others, ours, names=LOSSES):
         assert error.max() < 1e-5, name
 
 
-@pytest.mark.parametrize(("devices", "divided"), CASES)
+@pytest.mark.parametrize(
+    ("devices", "divided"),
+    [*CASES[:2], pytest.param(4, True, marks=pytest.mark.slow)],
+)
 def test_any_number_of_devices_gives_the_losses_of_one(devices, divided):
     """And the running statistics of BatchNorm, which are those of the whole batch."""
     (state, losses), (one, expected) = run(devices, divided), run(1)

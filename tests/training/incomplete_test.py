@@ -117,6 +117,7 @@ def test_losses_are_those_of_the_images_that_are_there(model):
     assert all(np.isfinite(values).all() for values in scalars.values())
 
 
+@pytest.mark.slow
 def test_a_stream_with_missing_images_gives_the_bits_of_the_resident_run():
     resident, streamed = (trained(trainer(resident=where)) for where in ("always", "never"))
     jax.tree.map(np.testing.assert_array_equal, streamed, resident)
