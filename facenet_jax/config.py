@@ -37,6 +37,7 @@ from facenet_jax.options import (
 from facenet_jax.options import defaults as default_values
 
 FILTERS = ("bicubic", "bilinear", "lanczos")
+WRITERS = ("tensorboard", "wandb", "tensorboard,wandb", "none")
 
 DATA: Options = {
     "name": Option(
@@ -112,6 +113,8 @@ TRAIN: Options = {
     "evaluate_every": Option(5, "epochs; 0: at the end only", whole(0)),
     "save_every": Option(5, "epochs; 0: at the end only", whole(0)),
     "save_every_steps": Option(0, "steps, besides save_every; 0: not", whole(0)),
+    "writers": Option("tensorboard", "of scalars, beside metrics.jsonl", one_of(*WRITERS)),
+    "wandb_project": Option("facenet_jax", "where wandb shows the run", some_text()),
 }
 
 OPTIM: Options = {
@@ -141,9 +144,7 @@ MEANS = absent_or(numbers(2, at_least(0)))
 
 EVALUATE: Options = {
     "batch": Option(64, "samples in a call of the device", whole(1)),
-    "export": Option(
-        "last", "the checkpoint whose embeddings are exported", one_of("last", "best")
-    ),
+    "export": Option("last", "checkpoint whose embeddings are exported", one_of("last", "best")),
     "centre": Option(False, "match embeddings less the mean of the gallery", switch()),
     "flare_weight": Option(
         1.0,
@@ -270,8 +271,9 @@ def check(config: ml_collections.ConfigDict) -> None:
         section = config.get(name) if isinstance(config, ml_collections.ConfigDict) else None
         if not isinstance(section, ml_collections.ConfigDict):
             raise UserError(f"The config has no section '{name}'; start from configs/common.py.")
-    if not isinstance(config.model.get("name"), str):
-        raise UserError("config.model.name is missing; it names the model.")
+    for name in ("model", "sampler"):
+        if not isinstance(config[name].get("name"), str):
+            raise UserError(f"config.{name}.name is missing; it names the {name}.")
     options = model_options(config)
     foreign = sorted(set(config.model) - set(options))
     if foreign:
@@ -281,8 +283,6 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"{', '.join(map(repr, foreign))}; another model has its own options and losses, so "
             f"start its config with common.get_config('{name}')."
         )
-    if not isinstance(config.sampler.get("name"), str):
-        raise UserError("config.sampler.name is missing; it names the sampler.")
     found, terms, values = [], {}, config.to_dict()
     for label in config.losses:
         try:

@@ -24,6 +24,8 @@ RESUMABLE = (
     "train.evaluate_every",
     "train.save_every",
     "train.shard_",
+    "train.wandb_project",
+    "train.writers",
     "data.root",
     "data.prepared",
     "data.changed",

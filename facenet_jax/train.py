@@ -1,5 +1,6 @@
 """The training loop: set up, restore, chunks of steps, evaluation, saving."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,14 +29,13 @@ from facenet_jax.run import (
     state_shapes,
     training_images,
 )
-from facenet_jax.runtime import data_record, memory
+from facenet_jax.runtime import data_record, memory, writers
 from facenet_jax.runtime import workdir as workdirs
 from facenet_jax.runtime.checkpoint import Checkpoints, open_checkpoints
 from facenet_jax.runtime.checkpoint_record import selected
 from facenet_jax.runtime.log import Log
 from facenet_jax.runtime.preemption import Preemption
 from facenet_jax.runtime.profile import Profile
-from facenet_jax.runtime.writers import Writer, drop_after, write_text
 
 
 def train(
@@ -55,6 +55,7 @@ def train(
         refuse_missing(config)
     else:
         stored.refuse_other_run(workdir, config)
+    writers.refuse_missing(config.train.writers)
     run = open_run(config)
     digests = run.dataset.digests
     changed = found is not None and data_record.refuse_other_data(workdir, config, digests)
@@ -68,7 +69,7 @@ def train(
 
     state = start_state(run) if found is None else saved_state(run, checkpoints, found)
     if jax.process_index() == 0:
-        write_text(workdir / "parameters.txt", parameter_table(state.params) + "\n")
+        writers.write_text(workdir / "parameters.txt", parameter_table(state.params) + "\n")
     logging.info(
         "%s: %d steps of %d samples on %s; from step %d. %s parameters (parameters.txt has each).",
         workdir,
@@ -90,8 +91,8 @@ def train(
     unscored = bool(found and evaluate_at[step]) and checkpoints.metrics(step) is None
     writer = None
     if jax.process_index() == 0:
-        drop_after(workdir / "metrics.jsonl", step, evaluated=not unscored)
-        writer = Writer(workdir)
+        writers.drop_after(workdir / "metrics.jsonl", step, evaluated=not unscored)
+        writer = writers.Writer(workdir, config.train.writers, config.to_dict(), resumed=step > 0)
     log = Log(run.plan.epoch, run.plan.batch, writer)
     embedded = None
 
@@ -107,7 +108,8 @@ def train(
         log.scores(step, scores, name, line(scores, run.dataset.protocol.name))
         return scores, found
 
-    with Preemption() as preemption, checkpoints, reader as read:
+    ended = writer or contextlib.nullcontext()
+    with ended, Preemption() as preemption, checkpoints, reader as read:
         if unscored:
             scores, embedded = scored()
             checkpoints.note(step, scores)
@@ -135,6 +137,8 @@ def train(
             best = max(best, value)
             if leave:
                 checkpoints.close()
+                if writer:
+                    writer.close()
                 logging.info(
                     "Stopped by %s; saved step %d. Start again to go on.", preemption.name, step
                 )
@@ -148,6 +152,7 @@ def train(
     result = evaluate.finish(run, state, checkpoints, workdir, test, embedded, own=not changed)
     checkpoints.close()
     if writer:
+        writer.results(result)
         writer.close()
     return result
 

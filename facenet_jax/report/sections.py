@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Callable, Sequence
 
 from data_tfds.errors import UserError
-from data_tfds.paths import open_path
 from facenet_jax import config as configs
 from facenet_jax.report import curves, inside, ranked
 from facenet_jax.report.blocks import Block, Section, Table, Text, percent, span
@@ -155,7 +154,7 @@ def findings(run: Finished) -> list[Block]:
 
     options = run.config.data
     try:
-        report = examine(options.name, open_path(options.root), options.incomplete)
+        report = examine(options.name, options.root, options.incomplete)
     except (UserError, KeyError, ImportError, ValueError) as error:
         return [Text(f"The doctor cannot examine this data set: {error}")]
     if not report.findings:

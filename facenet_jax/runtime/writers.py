@@ -1,4 +1,4 @@
-"""Files that a run appends to: metrics.jsonl and TensorBoard events, by process 0 only."""
+"""What a run appends to, by process 0 only: metrics.jsonl, TensorBoard events, a run on wandb."""
 
 import json
 import pathlib
@@ -13,17 +13,36 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from data_tfds.paths import Place, is_remote, write_bytes
+from facenet_jax.runtime import wandb_run
+
+
+def refuse_missing(names: str) -> None:
+    """Raises UserError where `config.train.writers` names a package that is not installed."""
+    if "wandb" in str(names):
+        wandb_run.package()
 
 
 class Writer:
-    """Scalars by step, into `metrics.jsonl` and an event file of the folder.
+    """Scalars by step, into `metrics.jsonl` of the folder and what `names` says beside it.
 
     A bucket cannot append to a file: both files are kept in a temporary folder, and `flush` uploads
     them. A killed run loses the lines since the last flush, so flush before a checkpoint is saved:
     the steps after it are run again.
+
+    Args:
+        folder: the workdir.
+        names: `config.train.writers`.
+        config: the values of the config, which wandb shows beside the run.
+        resumed: whether steps were done before.
     """
 
-    def __init__(self, folder: Place):
+    def __init__(
+        self,
+        folder: Place,
+        names: str = "tensorboard",
+        config: Mapping[str, Any] | None = None,
+        resumed: bool = False,
+    ):
         self.folder, self.temporary, local = folder, None, folder
         if is_remote(folder):
             self.temporary = tempfile.TemporaryDirectory(prefix="facenet_jax-")
@@ -31,33 +50,65 @@ class Writer:
             history = folder / "metrics.jsonl"
             if history.exists():
                 (local / "metrics.jsonl").write_bytes(history.read_bytes())
-        self.local = local
+        self.local, self.events, self.wandb = local, None, None
         # Line by line, so that a killed run leaves complete lines.
         self.lines = open(local / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
-        self.events = EventFileWriter(str(local / "tensorboard"))
+        if "tensorboard" in names:
+            self.events = EventFileWriter(str(local / "tensorboard"))
+        if "wandb" in names:
+            self.wandb = wandb_run.WandbRun(folder, local, config or {}, resumed)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write one event: `step` steps done, scalars by name such as "train/loss"."""
         now = time.time()
         values = {name: float(value) for name, value in scalars.items()}
         self.lines.write(json.dumps({"step": step, "time": round(now, 3), **values}) + "\n")
-        summary = Summary(
-            value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        )
-        self.events.add_event(Event(wall_time=now, step=step, summary=summary))
+        if self.events:
+            scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+            summary = Summary(value=scalars)
+            self.events.add_event(Event(wall_time=now, step=step, summary=summary))
+        if self.wandb:
+            self.wandb.write(step, values)
+
+    def results(self, result: Mapping[str, Any]) -> None:
+        """Show the scores of result.json beside the run, where it is on wandb."""
+        if self.wandb:
+            self.wandb.summary(
+                {
+                    f"{name}/{score}": scores[score]
+                    for name, scores in result.items()
+                    if isinstance(scores, Mapping)
+                    for score in ("mAP", "mINP")
+                    if score in scores
+                }
+            )
 
     def flush(self) -> None:
         """Make everything written so far readable by others."""
-        self.events.flush()
+        if self.events:
+            self.events.flush()
         if self.temporary:
-            for path in (self.local / "metrics.jsonl", *(self.local / "tensorboard").iterdir()):
+            paths = [self.local / "metrics.jsonl"]
+            paths += (self.local / "tensorboard").iterdir() if self.events else []
+            for path in paths:
                 write_bytes(self.folder / path.relative_to(self.local), path.read_bytes())
 
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """After an error nothing more is written: wandb is told that the run has failed."""
+        if self.wandb and kind and issubclass(kind, Exception):
+            self.wandb.close(failed=True)
+
     def close(self) -> None:
-        """Flush both files for the last time."""
+        """Flush the files for the last time, and end a run on wandb."""
         self.flush()
         self.lines.close()
-        self.events.close()
+        if self.events:
+            self.events.close()
+        if self.wandb:
+            self.wandb.close()
         if self.temporary:
             self.temporary.cleanup()
 

@@ -42,6 +42,7 @@ LAZY = {
 OWNERS = {
     "flax": ("facenet_jax/models/",),
     "orbax": ("facenet_jax/runtime/checkpoint.py",),
+    "wandb": ("facenet_jax/runtime/wandb_run.py",),
     "lancedb": ("facenet_jax/search/engine.py",),
     "torch": ("facenet_jax/bench/",),
     "tensorflow": (),

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import types
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from facenet_jax import api, commands, evaluate, report, retrieval
 from facenet_jax.inputs import dataset as datasets
 from facenet_jax.models.layers import plain_attention, plain_block
 from facenet_jax.models.trunk import plain_tokens
-from facenet_jax.report import curves, finished, inside, ranked
+from facenet_jax.report import curves, finished, inside, ranked, sections
 from facenet_jax.retrieval import Embeddings
 from facenet_jax.runtime.writers import write_json
 from facenet_jax.stored import claim
@@ -223,3 +224,10 @@ def test_a_browser_shows_it_without_an_error_or_a_request(page, tmp_path):
     own = ("google", "gvt1.com")  # what the browser asks for itself, also without a page
     assert not {url for url in asked if not any(name in url for name in own)}
     assert len(np.unique(np.asarray(Image.open(picture).convert("L")))) > 50
+
+
+def test_the_doctor_examines_a_folder_of_the_users_own(tmp_path):
+    """Whose root is text, as the config has it."""
+    c = tiny.config(data__name="folder/camera", data__root=str(tiny.folder(tmp_path / "mine")))
+    (block,) = sections.findings(types.SimpleNamespace(config=c))
+    assert "cannot examine" not in str(block)

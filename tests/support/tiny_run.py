@@ -317,6 +317,13 @@ def train(
         return training.train(c.copy_and_resolve_references(), workdir)
 
 
+def trained(place: pathlib.Path, workdir: pathlib.Path, **changes) -> dict:
+    """The result of three_stream trained for 3 steps on a `tree` made in `place`."""
+    c = config("three_stream", **{"train__steps": 3, **changes})
+    c.data.root, c.data.prepared = str(tree(place / "tree")), str(place / "prepared")
+    return train(c, workdir)
+
+
 def metrics(workdir: pathlib.Path) -> list[dict]:
     """The lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
