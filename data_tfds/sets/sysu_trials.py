@@ -3,7 +3,7 @@
 import functools
 import io
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,16 +25,16 @@ Trials = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 
 
 def folders(
-    gallery: Mapping[str, np.ndarray], mode: str
+    gallery: Mapping[str, np.ndarray], cameras: Sequence[int]
 ) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
-    """(camera, identity, rows, names) of every folder of a mode, identity by identity.
+    """(camera, identity, rows, names) of every folder of the cameras, identity by identity.
 
     Rows [n] of the gallery, sorted by name. `gallery` has identity, camera and name, [G] each.
     """
     identity, camera, name = (np.asarray(gallery[each]) for each in ("identity", "camera", "name"))
     found = []
     for one in np.unique(identity):
-        for view in CAMERAS[mode]:
+        for view in cameras:
             rows = np.flatnonzero((identity == one) & (camera == view))
             if len(rows):
                 rows = rows[np.argsort(name[rows])]
@@ -42,14 +42,14 @@ def folders(
     return found
 
 
-def agw(gallery: Mapping[str, np.ndarray], mode: str, shots: int) -> list[np.ndarray]:
+def agw(gallery: Mapping[str, np.ndarray], cameras: Sequence[int], shots: int) -> list[np.ndarray]:
     """The draws of AGW (Ye et al. 2021) and of most published scores, from `gallery` as above.
 
     Trial t starts Python's generator with the seed t and takes one `random.choice` of each folder.
     For several shots the family calls NumPy's generator, which its code leaves without a seed; here
     it starts with t.
     """
-    every = folders(gallery, mode)
+    every = folders(gallery, cameras)
     trials = []
     for trial in range(TRIALS):
         if shots == 1:
@@ -67,7 +67,7 @@ def agw(gallery: Mapping[str, np.ndarray], mode: str, shots: int) -> list[np.nda
 
 def official(
     gallery: Mapping[str, np.ndarray],
-    mode: str,
+    cameras: Sequence[int],
     shots: int,
     permutations: Mapping[tuple[int, int], np.ndarray] | None = None,
 ) -> list[np.ndarray]:
@@ -82,7 +82,7 @@ def official(
             "with main.py --mode evaluate, or by a protocol without official in its name."
         )
     trials = [[] for _ in range(TRIALS)]
-    for camera, identity, rows, names in folders(gallery, mode):
+    for camera, identity, rows, names in folders(gallery, cameras):
         order = permutations.get((camera, identity))
         if order is None or len(order) < TRIALS:
             raise UserError(
@@ -105,7 +105,7 @@ def official(
 def rule(name: str, mode: str, shots: int, **parts) -> Trials:
     """The function of a protocol for the rule "agw" or "official"."""
     draw = {"agw": agw, "official": official}[name]
-    return functools.partial(draw, mode=mode, shots=shots, **parts)
+    return functools.partial(draw, cameras=CAMERAS[mode], shots=shots, **parts)
 
 
 def read_permutations(content: bytes, where: str) -> dict[tuple[int, int], np.ndarray]:

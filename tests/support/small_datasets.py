@@ -159,3 +159,31 @@ def regdb(root: pathlib.Path, trials: int = 2) -> pathlib.Path:
                 file = root / "idx" / f"{part}_{modality.lower()}_{trial}.txt"
                 file.write_text("\n".join(lines) + "\n")
     return root
+
+
+LLCM_TEST = {("vis", 1, 5): 2, ("vis", 3, 5): 1, ("nir", 1, 5): 2, ("vis", 2, 6): 3}
+LLCM_TEST |= {("nir", 2, 6): 1, ("nir", 4, 6): 2, ("vis", 1, 99): 1}
+"""Images by (folder, camera, identity); identity 99 belongs to no experiment."""
+
+
+def llcm(root: pathlib.Path) -> pathlib.Path:
+    """Two training identities, and two test identities with `LLCM_TEST`'s images."""
+    (root / "idx").mkdir(parents=True)
+    for folder in ("vis", "nir"):
+        lines = []
+        for label, identity in enumerate((1, 12)):
+            for number in (1, 2):
+                name = f"{identity:04d}_c{number:02d}_s100_f{number}_{folder}.jpg"
+                path = root / folder / f"{identity:04d}" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture(100 * identity + number + 7 * (folder == "nir")).save(path, quality=90)
+                lines.append(f"{path.relative_to(root)} {label}")
+        (root / "idx" / f"train_{folder}.txt").write_text("\n".join(lines) + "\n")
+    for (folder, camera, identity), count in LLCM_TEST.items():
+        for number in range(count):
+            name = f"{identity:04d}_c{camera:02d}_s1_f{number}_{folder}.jpg"
+            path = root / f"test_{folder}" / f"cam{camera}" / f"{identity:04d}" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(1000 * identity + 10 * camera + number).save(path, quality=90)
+    (root / "idx" / "test_id.txt").write_text("6,5\n")
+    return root
