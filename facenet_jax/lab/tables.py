@@ -92,8 +92,9 @@ def config_of(table: Table, row: Row, seed: int, start: Start) -> ml_collections
     loosen(config)
     if start.options:
         values = flags.FlagValues()
-        cli.define_stored(config, values)
-        cli.parse(values, ["table", *start.options])
+        words = ["table", *start.options]
+        cli.define_stored(config, values, words)
+        cli.parse(values, words)
         config = values.config
     changed(config, row.changes, row.name)
     config.seed = seed

@@ -103,10 +103,19 @@ def explained() -> Iterator[None]:
         raise UserError(text if text.endswith("?") else f"{text}.", 2) from error
 
 
-def define_stored(config: ml_collections.ConfigDict, values: flags.FlagValues) -> None:
-    """Define --config as a config that is there already; its fields as --config.section.option."""
+def define_stored(
+    config: ml_collections.ConfigDict,
+    values: flags.FlagValues,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Define --config as a config that is there already; its fields as --config.section.option.
+
+    Only fields that `arguments` names, sys.argv's by default, can be given to `parse`.
+    """
     with explained():  # the command line is looked at here, and not only in `parse`
-        config_flags.DEFINE_config_dict("config", config, flag_values=values)
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=arguments and list(arguments)
+        )
 
 
 def wants_help(arguments: Sequence[str]) -> bool:

@@ -244,8 +244,11 @@ def test_the_table_of_the_paper_has_a_row_for_each_host_and_mc():
     table = tables.find("facenet/7")
     assert [row.name for row in table.rows[:2]] == ["HAMNet", "HAMNet and MC"]
     assert all(row.against for row in table.rows)
-    c = tables.config_of(table, table.rows[3], 0, tables.Start(config="configs/hosts/demo.py"))
+    options = ("--config.train.steps=7",)
+    start = tables.Start(config="configs/hosts/demo.py", options=options)
+    c = tables.config_of(table, table.rows[3], 0, start)
     assert (c.model.name, c.losses.mc.weight, c.data.name) == ("pfnet", 1.0, "rendered")
+    assert c.train.steps == 7
 
 
 @pytest.fixture(scope="module")
