@@ -6,6 +6,11 @@ facenet benchmark --config configs/wmveid863.py [--what train|embed|input|evalua
 train: training steps, as main.py runs them. embed: embeddings, as an evaluation takes them.
 evaluate: all embeddings of the test set and their ranking. input: images streamed from a file,
 against what training takes.
+
+facenet benchmark --everything --minutes 9 --out FOLDER [--config FILE]
+
+All that is worth knowing of a device, in order of worth and within the minutes; the same command
+goes on where it stopped. It writes benchmark.json and benchmark.md, see bench/everything.py.
 """
 
 import pathlib
@@ -16,11 +21,22 @@ from absl import flags
 from ml_collections import config_flags
 
 from data_tfds.errors import UserError
+from facenet_jax.bench.everything import Request, everything
 from facenet_jax.bench.measures import WHAT, Options, run_benchmark
 from facenet_jax.commands import STARTED
 from facenet_jax.runtime import cli, compile_cache, script
 from facenet_jax.runtime.arguments import program
 from facenet_jax.runtime.writers import write_json
+
+ALONE = ("what", "chunks", "steps_per_chunk", "json", "profile", "folder", "compile_cache")
+"""Options that --everything decides for each measurement."""
+
+EVERYTHING = (
+    "all that is worth knowing of a device instead: facenet benchmark --everything --minutes 9 "
+    "--out FOLDER; the same command goes on where it stopped"
+)
+RECIPE = "configs/wmveid863.py"
+"""The config of --everything, where none is given."""
 
 
 def report(result: dict[str, Any]) -> str:
@@ -82,6 +98,9 @@ def define() -> flags.FlagValues:
     flags.DEFINE_string("json", "", "file to write the result to", flag_values=v)
     flags.DEFINE_string("profile", "", "folder to write a trace of three calls to", flag_values=v)
     flags.DEFINE_string("folder", None, "where `input` writes its file", flag_values=v)
+    flags.DEFINE_bool("everything", False, EVERYTHING, flag_values=v)
+    flags.DEFINE_float("minutes", None, "with --everything: no more", 0.0, flag_values=v)
+    flags.DEFINE_string("out", None, "with --everything: folder of the files", flag_values=v)
     cache = str(compile_cache.default())
     flags.DEFINE_string("compile_cache", cache, "compiled programs, empty for none", flag_values=v)
     return v
@@ -96,7 +115,15 @@ def main(arguments: list[str] | None = None) -> None:
         options = {"options": [values[name] for name in values]}
         print(cli.help_text(f"{program()} {usage}", __doc__.splitlines()[0], options))
         return
-    cli.parse(values, [sys.argv[0], *script.with_recipe(arguments)])
+    if "--everything" in arguments and cli.given(arguments, "config") is None:
+        arguments = [f"--config={RECIPE}", *arguments]
+    arguments = script.with_recipe(arguments)
+    cli.parse(values, [sys.argv[0], *arguments])
+    if values.everything:
+        measure_everything(values, arguments)
+        return
+    if values["minutes"].present or values["out"].present:
+        raise UserError("--minutes and --out are options of --everything; leave them out.", 2)
     compile_cache.use(values.compile_cache)
     file = values["config"].config_filename if values["config"].present else None
     config, _ = cli.config_and_workdir(lambda: values.config, file, None)
@@ -112,3 +139,26 @@ def main(arguments: list[str] | None = None) -> None:
     print(report(result))
     if target:
         write_json(target, result)
+
+
+def measure_everything(values: flags.FlagValues, arguments: list[str]) -> None:
+    """What --everything does; `arguments` is the command line that was read into `values`."""
+    given = [f"--{name}" for name in ALONE if values[name].present]
+    if given:
+        raise UserError(f"--everything decides {', '.join(given)} by itself; leave it out.", 2)
+    if not values.out or not values.minutes:
+        raise UserError("--everything needs --minutes 9 and --out FOLDER.", 2)
+    overrides = [word for word in arguments if word.startswith("--config.")]
+    for word in overrides:
+        if "=" not in word:
+            raise UserError(f"Write {word}=value as one word for --everything.", 2)
+    file = values["config"].config_filename
+    config, _ = cli.config_and_workdir(lambda: values.config, file, None)
+    cli.set_up_log()
+    out = pathlib.Path(values.out)
+    request = Request(
+        config, file, tuple(overrides), values.minutes, out, (program(), "benchmark", *arguments)
+    )
+    content = everything(request)
+    print((out / "benchmark.md").read_text(), end="")
+    print(f"{len(content['measurements'])} measurements are in {out / 'benchmark.json'}")
