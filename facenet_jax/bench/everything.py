@@ -36,6 +36,10 @@ CHILD = (
 )
 """The program of a measurement's process; its argument is where this package lies."""
 
+TWICE = ("first", "peer")
+"""What measures two processes, so that the first of its kind takes about twice as long as others.
+"""
+
 PEER = script.ROOT / "scripts" / "benchmark_torch.py"
 
 LATER = "not within the minutes; the same command goes on with it"
@@ -107,13 +111,14 @@ def entry(point: Point, answer: Mapping[str, Any], seconds: float) -> dict[str, 
 
 
 def estimate(point: Point, finished: Mapping[str, Mapping[str, Any]]) -> float:
-    """Seconds that a point will take: the most of its kind so far, or else of all.
+    """Seconds that a point will take: the most of its kind so far, or else by the most of all.
 
     Failures count only where nothing else is known; for the first ones it is 0.
     """
     good = [x for x in finished.values() if "result" in x]
     like = [x for x in good if x["kind"] == point.kind]
-    return max((x["seconds"] for x in like or good or finished.values()), default=0.0)
+    longest = max((x["seconds"] for x in like or good or finished.values()), default=0.0)
+    return longest * (2 if point.what in TWICE and not like else 1)
 
 
 def check(

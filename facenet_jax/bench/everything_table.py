@@ -6,6 +6,9 @@ from typing import Any
 HEAD = ("measurement", "samples/s (quartiles)", "ms a step", "MFU", "peak memory", "compile", "")
 """The columns; the last one has what only some measurements know."""
 
+SHOWN = 3
+"""How many measurements that are left out for one reason are named."""
+
 
 def table(content: Mapping[str, Any]) -> str:
     """The Markdown of the content of benchmark.json: circumstances, a table, what is left out."""
@@ -19,6 +22,8 @@ def table(content: Mapping[str, Any]) -> str:
         reasons = dict.fromkeys(content["left_out"].values())
         for reason in reasons:
             names = [name for name, why in content["left_out"].items() if why == reason]
+            if len(names) > SHOWN:
+                names = [*names[:SHOWN], f"{len(names) - SHOWN} more (named in benchmark.json)"]
             lines.append(f"- {'; '.join(names)}: {reason.rstrip('.')}.")
     return "\n".join(lines) + "\n"
 

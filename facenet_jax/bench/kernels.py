@@ -26,11 +26,12 @@ def costliest(folder: str | pathlib.Path, count: int = 3) -> list[dict[str, Any]
 
 def ranked(data: Any, count: int) -> list[dict[str, Any]]:
     """The same of a `jax.profiler.ProfileData`; UserError where it has no kernel of a device."""
-    seconds, runs = collections.Counter(), collections.Counter()
+    seconds, runs, seen = collections.Counter(), collections.Counter(), []
     for plane in data.planes:
         if not plane.name.startswith("/device:"):
             continue
         lines = list(plane.lines)
+        seen += [line.name for line in lines]
         # CUDA's streams. A TPU has one line of operations, which other lines only sum up.
         streams = [line for line in lines if line.name.startswith("Stream")]
         for line in streams or [line for line in lines if line.name == "XLA Ops"]:
@@ -38,7 +39,9 @@ def ranked(data: Any, count: int) -> list[dict[str, Any]]:
                 seconds[event.name] += event.duration_ns / 1e9
                 runs[event.name] += 1
     if not seconds:
-        raise UserError("The trace has no kernels of a device.")
+        raise UserError(
+            f"The trace has no kernels of a device; its lines are {', '.join(seen) or 'none'}."
+        )
     total = sum(seconds.values())
     return [
         {"name": name, "seconds": spent, "runs": runs[name], "share": spent / total}
