@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from data_tfds import flare
-from data_tfds.builder import LABELS
 from data_tfds.errors import UserError
-from data_tfds.samples import Split
+from data_tfds.samples import LABELS, Split
 
 
 def split_of(

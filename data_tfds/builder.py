@@ -20,7 +20,8 @@ from data_tfds.errors import UserError
 from data_tfds.images import decode, is_cut_off
 from data_tfds.limits import Limits
 from data_tfds.listing import Listing
-from data_tfds.samples import NEAR_INFRARED, THERMAL, VISIBLE, Protocol, Sample
+from data_tfds.samples import LABELS, NEAR_INFRARED, THERMAL, VISIBLE, Protocol, Sample
+from data_tfds.sizes import Size
 from data_tfds.source import Source, open_source
 
 SHARD_SAMPLES = 512
@@ -29,33 +30,8 @@ SHARD_SAMPLES = 512
 STRIP = "strip"
 """The feature of a file that holds the images of all modalities side by side."""
 
-LABELS = {"camera": np.int32, "scene": np.int32, "view": np.int32, "night": np.int32}
-"""Labels that every data set has; -1 where it does not say."""
-
 STATISTICS = ("flare_fraction", "histogram_ratio")
 """Float32 `[M]`, the statistics of flare; 0 for modalities without flare and missing images."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """How large a data set is, in samples and identities; a whole gallery that queries is both.
-
-    0 where a number is not known.
-    """
-
-    train: int
-    identities: int
-    query: int
-    gallery: int
-    test_identities: int
-    query_identities: int = 0
-
-    def splits(self) -> dict[str, tuple[int, int]]:
-        """Samples and identities of each split that is stored; 0 where not known."""
-        size = {"train": (self.train, self.identities)}
-        if self.query != self.gallery:
-            size["query"] = (self.query, self.query_identities)
-        return {**size, "gallery": (self.gallery, self.test_identities)}
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)

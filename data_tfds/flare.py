@@ -4,12 +4,17 @@ Both statistics look at the stored image, before any resize, and are computed on
 is prepared. The label is a choice made afterwards, so that it never costs a look at the pixels.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from data_tfds.samples import NEAR_INFRARED, VISIBLE
+
+if TYPE_CHECKING:  # Pillow only where an image is looked at
+    from PIL import Image
 
 MODALITIES = (VISIBLE, NEAR_INFRARED)
 """The modalities that flare can blind; a thermal camera does not see it."""
@@ -88,6 +93,8 @@ def removed(image: Image.Image, rule: str) -> Image.Image:
     or where "any" or "all" of its three channels are. Meant for the stored image, before any
     resize. Raises ValueError for another rule.
     """
+    from PIL import Image
+
     if rule == "luma":
         saturated = np.asarray(image.convert("L")) >= BRIGHT
     elif rule in ("any", "all"):
@@ -99,4 +106,6 @@ def removed(image: Image.Image, rule: str) -> Image.Image:
 
 
 def _pillow(image: np.ndarray | Image.Image) -> Image.Image:
+    from PIL import Image
+
     return image if isinstance(image, Image.Image) else Image.fromarray(image)

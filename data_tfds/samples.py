@@ -12,6 +12,9 @@ INFRARED = "infrared"
 MODALITIES = (VISIBLE, NEAR_INFRARED, THERMAL, INFRARED)
 """Every modality that has a name here, in the order in which a data set lists its own."""
 
+LABELS = {"camera": np.int32, "scene": np.int32, "view": np.int32, "night": np.int32}
+"""Labels that every data set has; -1 where it does not say."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Side:

@@ -71,7 +71,8 @@ class Ours:
 
     def __init__(self, config: ml_collections.ConfigDict, chunks: int, compiled: bool | None):
         # Two processes share the device, and JAX would take three quarters of a GPU at once.
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
+        if "XLA_CLIENT_MEM_FRACTION" not in os.environ:  # JAX refuses both names at once
+            os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
         import jax
         from jax.sharding import Mesh
 

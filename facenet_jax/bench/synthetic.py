@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from data_tfds import flare, sets
+from data_tfds import flare
 from data_tfds.arrays import split_of
 from data_tfds.samples import Protocol, Split
+from data_tfds.sizes import KNOWN, Size
 from facenet_jax import run as runs
 from facenet_jax.inputs.dataset import Dataset
 from facenet_jax.types import Batch, DataSpec
@@ -25,7 +26,20 @@ LABELS = {"camera": CAMERAS, "scene": 0, "view": 0, "night": 0}
 
 def modalities(name: str) -> tuple[str, ...]:
     """The modalities of the data set that `data.name` names."""
+    if name in KNOWN:
+        return KNOWN[name][0]
+    from data_tfds import sets  # TFDS, which may not be installed where only speed is measured
+
     return sets.lookup(name)[0].MODALITIES
+
+
+def size(name: str) -> Size:
+    """How large the data set is that `data.name` names; UserError where that is not known."""
+    if name in KNOWN:
+        return KNOWN[name][1]
+    from data_tfds import sets
+
+    return sets.size(name)
 
 
 def spec(data: ml_collections.ConfigDict) -> DataSpec:
@@ -33,7 +47,7 @@ def spec(data: ml_collections.ConfigDict) -> DataSpec:
 
     Raises UserError where its size is not known.
     """
-    identities = sets.size(data.name).identities
+    identities = size(data.name).identities
     return DataSpec(modalities(data.name), tuple(data.image_size), identities, LABELS)
 
 
@@ -54,12 +68,12 @@ def load(
 
     Raises UserError where the size is not known.
     """
-    size, names, counts = sets.size(data.name), modalities(data.name), {}
+    sizes, names, counts = size(data.name), modalities(data.name), {}
     if training:
-        counts["train"] = (size.train, size.identities)
+        counts["train"] = (sizes.train, sizes.identities)
     if test:
-        counts["query"] = (size.query, size.test_identities)
-        counts["gallery"] = (size.gallery, size.test_identities)
+        counts["query"] = (sizes.query, sizes.test_identities)
+        counts["gallery"] = (sizes.gallery, sizes.test_identities)
     splits = {
         name: noise(count, identities, names, data.image_size, seed, pixels)
         for seed, (name, (count, identities)) in enumerate(counts.items())

@@ -6,219 +6,37 @@ facenet benchmark --config configs/wmveid863.py [--what train|embed|input|evalua
 train: training steps, as main.py runs them. embed: embeddings, as an evaluation takes them.
 evaluate: all embeddings of the test set and their ranking. input: images streamed from a file,
 against what training takes.
+
+facenet benchmark --everything --minutes 9 --out FOLDER [--config FILE]
+
+All that is worth knowing of a device, in order of worth and within the minutes; the same command
+goes on where it stopped. It writes benchmark.json and benchmark.md, see bench/everything.py.
 """
 
-import dataclasses
-import functools
-import math
 import pathlib
 import sys
-import tempfile
-import time
-from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import ml_collections
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
 from data_tfds.errors import UserError
-from facenet_jax import retrieval
-from facenet_jax.bench import synthetic, timing
+from facenet_jax.bench.everything import Request, everything
+from facenet_jax.bench.measures import WHAT, Options, run_benchmark
 from facenet_jax.commands import STARTED
-from facenet_jax.embed import embed, test_set
-from facenet_jax.inputs.stream import Batches, open_reader
-from facenet_jax.run import Run, on_devices, training_images, untrained_state
 from facenet_jax.runtime import cli, compile_cache, script
 from facenet_jax.runtime.arguments import program
 from facenet_jax.runtime.writers import write_json
-from facenet_jax.step import make_extract
 
+ALONE = ("what", "chunks", "steps_per_chunk", "json", "profile", "folder", "compile_cache")
+"""Options that --everything decides for each measurement."""
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to measure, and how."""
-
-    what: str
-    chunks: int  # timed calls
-    started: float  # when the process started, time.time()
-    profile: str = ""  # folder of a trace
-    folder: str | None = None  # where `input` writes its file
-
-
-def measure_train(config: ml_collections.ConfigDict, options: Options) -> dict[str, Any]:
-    """Samples per second in training, with FLOPs, MFU, memory and the times to start."""
-    count = config.train.steps_per_dispatch
-    run = synthetic.run(config, (options.chunks + 5) * count, train=True, test=False)
-    data = training_images(run)
-    training = timing.Training(run, data)
-    with training.reader() as read:
-        training.steps(1, read).block_until_ready()
-        first = time.time() - options.started
-        call = functools.partial(training.steps, count, read)
-        call().block_until_ready()  # warm
-        seconds = timing.timed(call, options.chunks)
-        holds = timing.memory(training.program.compiled, run.mesh)
-        timing.trace(call, options.profile)
-        loss = float(call())
-    if not math.isfinite(loss):
-        raise UserError(
-            f"The loss became {loss} after {training.done} steps on random pixels, so the time is "
-            "not that of finite numbers; lower config.optim.learning_rate."
-        )
-    by_part = timing.model_flops(config, run.model.spec, train=True)
-    return {
-        "unit": "training samples/s",
-        **of_batches(run, run.plan.batch, seconds, by_part),
-        "xla_flops_per_sample": timing.xla_training_flops(run, training.state, data),
-        "compile_seconds": training.program.compile_seconds,
-        "start_to_first_step_seconds": first,
-        "memory": holds,
-        "loss": loss,
-    }
-
-
-def of_batches(
-    run: Run, batch: int, seconds: list[float], by_part: dict[str, int]
-) -> dict[str, Any]:
-    """The figures of chunks of batches that took `seconds` each."""
-    count, median = run.config.train.steps_per_dispatch, float(np.median(seconds))
-    return {
-        "batch": batch,
-        "steps_per_chunk": count,
-        **timing.rates(batch * count, seconds),
-        "ms_per_step": 1e3 * median / count,
-        **timing.mfu(run, by_part, median / (batch * count)),
-    }
-
-
-def measure_embed(config: ml_collections.ConfigDict, options: Options) -> dict[str, Any]:
-    """Embeddings per second with the program that evaluation runs."""
-    run = synthetic.run(config, 1, train=False, test=True)
-    data, all_rows = on_devices(run, run.dataset.split("query"), run.dataset.split("gallery"))
-    batch, count = config.evaluate.batch, config.train.steps_per_dispatch
-    variables = untrained_state(run)().variables
-    numbers = np.arange(count * batch).reshape(count, batch) % all_rows.shape[1]
-    rows = [jnp.asarray(all_rows[:, number]) for number in numbers]
-    real = jnp.ones(batch, bool)
-    start = time.perf_counter()
-    extract = make_extract(run.model, run.mesh, run.dataset.modalities)
-    program = extract.lower(variables, data, rows[0], real).compile()
-    compile_seconds = time.perf_counter() - start
-
-    def call() -> list[jax.Array]:
-        return [program(variables, data, row, real) for row in rows]
-
-    program(variables, data, rows[0], real).block_until_ready()
-    first = time.time() - options.started
-    jax.block_until_ready(call())
-    seconds = timing.timed(call, options.chunks)
-    holds = timing.memory(program, run.mesh)
-    timing.trace(call, options.profile)
-    by_part = timing.model_flops(config, run.model.spec, train=False)
-    return {
-        "unit": "embeddings/s",
-        **of_batches(run, batch, seconds, by_part),
-        "xla_flops_per_sample": timing.xla_embedding_flops(run, variables, data, rows[0]),
-        "compile_seconds": compile_seconds,
-        "start_to_first_step_seconds": first,
-        "memory": holds,
-    }
-
-
-def measure_evaluate(config: ml_collections.ConfigDict, options: Options) -> dict[str, Any]:
-    """Seconds of one evaluation: the embeddings of the test set, and their ranking on the host."""
-    run = synthetic.run(config, 1, train=False, test=True)
-    of, state = test_set(run), untrained_state(run)()
-    embedded = embed(run, state, of)  # compiles
-    first = time.time() - options.started
-    extract = timing.timed(lambda: embed(run, state, of)[0].embedding, options.chunks)
-    rank = timing.timed(
-        lambda: retrieval.evaluate(*embedded, of.protocol).metrics()["mAP"], options.chunks
-    )
-    timing.trace(lambda: embed(run, state, of)[0].embedding, options.profile)
-    return {
-        "unit": "evaluations/s",
-        "queries": len(of.query.split),
-        "gallery": len(of.gallery.split),
-        **timing.rates(1, [sum(both) for both in zip(extract, rank, strict=True)]),
-        "embed_seconds": float(np.median(extract)),
-        "rank_seconds": float(np.median(rank)),
-        "start_to_first_evaluation_seconds": first,
-    }
-
-
-def measure_input(config: ml_collections.ConfigDict, options: Options) -> dict[str, Any]:
-    """Samples per second read from files just written, alone and during training."""
-    count, workers = config.train.steps_per_dispatch, config.data.workers
-    resident = synthetic.run(config, (options.chunks + 4) * count, train=True, test=False)
-    batch, plan, rate = resident.plan.batch, resident.plan.rows, {}
-
-    def timed(call: Callable[[], Any]) -> dict[str, Any]:
-        jax.block_until_ready(call())
-        return timing.rates(batch * count, timing.timed(call, options.chunks))
-
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        run = streaming(resident, pathlib.Path(folder))
-        data = training_images(run)
-        source, steps = Batches(data.images, plan), iter(range(len(plan)))
-        rate["host"] = timed(lambda: [source[next(steps)] for _ in range(count)])
-        with open_reader(data, plan, count, run.mesh, workers=workers) as read:
-            rate["devices"] = timed(lambda: read(count).images)
-        training = timing.Training(run, data)
-        with training.reader() as read:
-            rate["training_streamed"] = timed(lambda: training.steps(count, read))
-            timing.trace(lambda: training.steps(count, read), options.profile)
-    train = resident.dataset.split("train")
-    resident_training = timing.Training(resident, training_images(resident))
-    with resident_training.reader() as read:
-        rate["training_resident"] = timed(lambda: resident_training.steps(count, read))
-    return {
-        "unit": "samples/s",
-        "batch": batch,
-        "steps_per_chunk": count,
-        "workers": workers,
-        "bytes_per_sample": sum(images[0].nbytes for images in train.images.values()),
-        **{f"{name}_rate": values["rate"] for name, values in rate.items()},
-        **{f"{name}_rate_quartiles": values["rate_quartiles"] for name, values in rate.items()},
-        "devices_to_training": rate["devices"]["rate"] / rate["training_resident"]["rate"],
-    }
-
-
-def streaming(run: Run, folder: pathlib.Path) -> Run:
-    """The run with its training images in files, read batch by batch."""
-    train, mapped = run.dataset.split("train"), {}
-    for modality, images in train.images.items():
-        path = folder / f"{modality}.npy"
-        np.save(path, images)
-        mapped[modality] = np.load(path, mmap_mode="r")
-    train = dataclasses.replace(train, images=mapped)
-    dataset = dataclasses.replace(run.dataset, splits={"train": train})
-    return dataclasses.replace(run, dataset=dataset, streams=True)
-
-
-WHAT = {
-    "train": measure_train,
-    "embed": measure_embed,
-    "input": measure_input,
-    "evaluate": measure_evaluate,
-}
-
-
-def run_benchmark(config: ml_collections.ConfigDict, options: Options) -> dict[str, Any]:
-    """The figures, the config and the environment, as they are written to the JSON file."""
-    result = WHAT[options.what](config, options)
-    return {
-        "what": options.what,
-        "chunks": options.chunks,
-        **result,
-        "dtype": timing.dtype(config),
-        "config": config.to_dict(),
-        **timing.environment(),
-    }
+EVERYTHING = (
+    "all that is worth knowing of a device instead: facenet benchmark --everything --minutes 9 "
+    "--out FOLDER; the same command goes on where it stopped"
+)
+RECIPE = "configs/wmveid863.py"
+"""The config of --everything, where none is given."""
 
 
 def report(result: dict[str, Any]) -> str:
@@ -280,6 +98,9 @@ def define() -> flags.FlagValues:
     flags.DEFINE_string("json", "", "file to write the result to", flag_values=v)
     flags.DEFINE_string("profile", "", "folder to write a trace of three calls to", flag_values=v)
     flags.DEFINE_string("folder", None, "where `input` writes its file", flag_values=v)
+    flags.DEFINE_bool("everything", False, EVERYTHING, flag_values=v)
+    flags.DEFINE_float("minutes", None, "with --everything: no more", 0.0, flag_values=v)
+    flags.DEFINE_string("out", None, "with --everything: folder of the files", flag_values=v)
     cache = str(compile_cache.default())
     flags.DEFINE_string("compile_cache", cache, "compiled programs, empty for none", flag_values=v)
     return v
@@ -294,7 +115,15 @@ def main(arguments: list[str] | None = None) -> None:
         options = {"options": [values[name] for name in values]}
         print(cli.help_text(f"{program()} {usage}", __doc__.splitlines()[0], options))
         return
-    cli.parse(values, [sys.argv[0], *script.with_recipe(arguments)])
+    if "--everything" in arguments and cli.given(arguments, "config") is None:
+        arguments = [f"--config={RECIPE}", *arguments]
+    arguments = script.with_recipe(arguments)
+    cli.parse(values, [sys.argv[0], *arguments])
+    if values.everything:
+        measure_everything(values, arguments)
+        return
+    if values["minutes"].present or values["out"].present:
+        raise UserError("--minutes and --out are options of --everything; leave them out.", 2)
     compile_cache.use(values.compile_cache)
     file = values["config"].config_filename if values["config"].present else None
     config, _ = cli.config_and_workdir(lambda: values.config, file, None)
@@ -310,3 +139,26 @@ def main(arguments: list[str] | None = None) -> None:
     print(report(result))
     if target:
         write_json(target, result)
+
+
+def measure_everything(values: flags.FlagValues, arguments: list[str]) -> None:
+    """What --everything does; `arguments` is the command line that was read into `values`."""
+    given = [f"--{name}" for name in ALONE if values[name].present]
+    if given:
+        raise UserError(f"--everything decides {', '.join(given)} by itself; leave it out.", 2)
+    if not values.out or not values.minutes:
+        raise UserError("--everything needs --minutes 9 and --out FOLDER.", 2)
+    overrides = [word for word in arguments if word.startswith("--config.")]
+    for word in overrides:
+        if "=" not in word:
+            raise UserError(f"Write {word}=value as one word for --everything.", 2)
+    file = values["config"].config_filename
+    config, _ = cli.config_and_workdir(lambda: values.config, file, None)
+    cli.set_up_log()
+    out = pathlib.Path(values.out)
+    request = Request(
+        config, file, tuple(overrides), values.minutes, out, (program(), "benchmark", *arguments)
+    )
+    content = everything(request)
+    print((out / "benchmark.md").read_text(), end="")
+    print(f"{len(content['measurements'])} measurements are in {out / 'benchmark.json'}")

@@ -8,12 +8,10 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from data_tfds import decoded, digest, door, flare
-from data_tfds import prepare as preparing
+from data_tfds import door, flare
 from data_tfds.errors import UserError
 from data_tfds.limits import Limits
 from data_tfds.samples import Protocol, Side, Split
-from data_tfds.sets import open_door
 
 ORDER = ("train", "validation", "query", "gallery")
 
@@ -54,6 +52,8 @@ def load(data: ConfigDict, training: bool = True) -> Dataset:
     the label "flare", bool `[N, M]`. Raises UserError, with exit code 2 where the set is
     missing.
     """
+    from data_tfds.sets import open_door  # TFDS: arrays in memory do without it
+
     start = time.time()
     found = open_door(data.name)
     if isinstance(found, type):
@@ -81,6 +81,9 @@ def load(data: ConfigDict, training: bool = True) -> Dataset:
 
 def refuse_absent(data: ConfigDict) -> None:
     """Raises UserError where the files of the data set are not there; loads nothing."""
+    from data_tfds import prepare as preparing
+    from data_tfds.sets import open_door
+
     if isinstance(open_door(data.name), type):
         preparing.refuse_absent(data.name, data.root)
 
@@ -113,6 +116,9 @@ def describe(dataset: Dataset) -> str:
 
 
 def _from_files(data: ConfigDict, training: bool) -> Dataset:
+    from data_tfds import decoded, digest
+    from data_tfds import prepare as preparing
+
     names = [name for name in ("pixels", "file_bytes") if f"max_{name}" in data]
     limits = Limits(**{name: data[f"max_{name}"] for name in names})
     prepared = preparing.prepare(data.name, data.root, data.prepared, data.incomplete, limits)
@@ -148,6 +154,8 @@ def _from_files(data: ConfigDict, training: bool) -> Dataset:
 
 def _from_function(found, data: ConfigDict, training: bool) -> Dataset:
     """The data set that the user's function returned, checked."""
+    from data_tfds import digest
+
     if data.get("flare_removal", "none") != "none":
         raise UserError(
             f"config.data.flare_removal is {data.flare_removal!r}, which changes images that are "

@@ -10,8 +10,6 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 
-import grain.experimental as experimental
-import grain.python as grain
 import jax
 import numpy as np
 from absl import flags
@@ -109,6 +107,9 @@ class Prefetcher:
         workers: int,
         start: int,
     ):
+        import grain.experimental as experimental  # slow to import, and only streams need it
+        import grain.python as grain
+
         self.labels, self.length, self.step = data.labels, length, start
         self.modalities = rows.shape[1]
         self.shape = (length, rows.shape[2], *data.image_shape)

@@ -68,9 +68,12 @@ def stacked(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in equations(jaxpr):
         if equation.primitive.name == "scan":
+            (body,) = jaxprs_in_params(equation.params)
+            # What is carried has the shape that the body gives it; JAX 0.11 no longer counts it.
             total += sum(
                 math.prod(x.aval.shape) * x.aval.dtype.itemsize
-                for x in equation.outvars[equation.params["num_carry"] :]
+                for x, once in zip(equation.outvars, body.outvars, strict=True)
+                if len(x.aval.shape) > len(once.aval.shape)
             )
     return total
 

@@ -153,7 +153,7 @@ def commit() -> str | None:
 
 
 def packages() -> dict[str, str]:
-    """{name: version} of this package and of all that it needs, as they are installed."""
+    """{name: version} of this package and of all that it needs, as far as they are installed."""
     file = HOME / "pyproject.toml"
     if file.is_file():  # a checkout, which need not be installed
         project = tomllib.loads(file.read_text())["project"]
@@ -162,7 +162,10 @@ def packages() -> dict[str, str]:
         own = importlib.metadata.version("facenet_jax")
         needs = [x for x in importlib.metadata.requires("facenet_jax") if "extra ==" not in x]
     names = ["jaxlib", *(re.match(r"[\w.-]+", line)[0] for line in needs)]
-    found = {name: importlib.metadata.version(name) for name in sorted(names)}
+    found = {}
+    for name in sorted(names):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # speed needs few
+            found[name] = importlib.metadata.version(name)
     return {"facenet_jax": own, **found}
 
 

@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from data_tfds.paths import Place, is_remote, write_bytes
 from facenet_jax.runtime import wandb_run
@@ -54,6 +51,8 @@ class Writer:
         # Line by line, so that a killed run leaves complete lines.
         self.lines = open(local / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
         if "tensorboard" in names:
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
             self.events = EventFileWriter(str(local / "tensorboard"))
         if "wandb" in names:
             self.wandb = wandb_run.WandbRun(folder, local, config or {}, resumed)
@@ -64,6 +63,9 @@ class Writer:
         values = {name: float(value) for name, value in scalars.items()}
         self.lines.write(json.dumps({"step": step, "time": round(now, 3), **values}) + "\n")
         if self.events:
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
             scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
             summary = Summary(value=scalars)
             self.events.add_event(Event(wall_time=now, step=step, summary=summary))

@@ -50,6 +50,28 @@ def test_both_sides_see_the_same_batches_rates_and_weights():
     assert ours.model.spec.identities == first["identities"] == 155
 
 
+def test_only_our_own_worker_takes_memory_of_a_gpu():
+    """JAX takes most of it once its backend is asked for anything, and the peer needs some."""
+    program = (
+        "import benchmark_torch\n"
+        "from facenet_jax import config as configs\n"
+        "from jax._src import xla_bridge\n"
+        "from tests.support import tiny_run as tiny\n"
+        "c = tiny.config(data__name='msvr310')\n"
+        "configs.check(c)\n"
+        "benchmark_torch.arrays(c, 10)\n"
+        "print(xla_bridge.backends_are_initialized())"
+    )
+    paths = f"{tiny.ROOT}:{tiny.ROOT / 'scripts'}"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=tiny.environment() | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "False\n", done.stderr
+
+
 class Counter:
     """A target that adds up."""
 
