@@ -31,6 +31,7 @@ from facenet_jax.runtime.checkpoint import has_checkpoint, open_checkpoints
 from facenet_jax.runtime.progress import Bar
 from facenet_jax.runtime.workdir import read_json
 from facenet_jax.types import Batch
+from facenet_jax.weights import hub
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -276,6 +277,8 @@ def load(
 ) -> Network:
     """The network of a workdir, from its `last` or its `best` checkpoint. No data set is needed.
 
+    `folder` is a path, gs://bucket/path, or hf://OWNER/NAME[/FOLDER] on the Hugging Face hub.
+
     `compiled` is a folder that keeps compiled programs, so that the first `embed` of the next
     process need not compile; "" is none. By default it is the one that JAX is set to, or else
     `compile_cache.default()`.
@@ -284,7 +287,7 @@ def load(
         compile_cache.use(compile_cache.default() if compiled is None else compiled)
     if which not in ("last", "best"):
         raise UserError(f"load() got which = {which!r}; it is 'last' or 'best'.")
-    folder = open_path(folder)
+    folder = hub.fetched(str(folder)) if hub.is_hub(str(folder)) else open_path(folder)
     config, spec = stored.read_config(folder), stored.read_spec(folder)
     configs.check(config)
     nothing = f"{folder} holds no {which} checkpoint; train it first."

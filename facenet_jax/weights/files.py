@@ -33,8 +33,9 @@ _SAFETENSORS_DTYPES = {
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Every tensor of a PyTorch (zip, legacy, TorchScript), safetensors or NumPy file, by name.
 
-    The format is recognised by the content. `path` may be a URL (gs://, s3://, https://) where the
-    package of that file system is installed. Wrappers such as {"model": ...}, {"state_dict": ...}
+    The format is recognised by the content. `path` may be a URL (gs://, hf://OWNER/NAME/FILE,
+    s3://, https://) where the package of that file system is installed. Wrappers such as
+    {"model": ...}, {"state_dict": ...}
     and DINO's {"teacher": ..., "student": ...} are opened, the first of them that the file has;
     what is not a tensor is left out. Types stay as stored (bfloat16 as ml_dtypes'); arrays may be
     read-only. Raises UserError for files that cannot be read; nothing of the file is ever run.
@@ -93,7 +94,7 @@ def opened(name: str) -> BinaryIO:
     except ImportError as error:
         raise UserError(
             f"{name} needs a file system package that is not installed ({error}); "
-            "install it (gcsfs for gs://), or copy the file to this machine"
+            "install it (gcsfs for gs://, huggingface_hub for hf://), or copy the file here"
         ) from error
     except FileNotFoundError as error:
         raise UserError(f"{name} does not exist; give the path of a weight file") from error
