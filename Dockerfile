@@ -11,11 +11,12 @@ COPY facenet_jax facenet_jax
 COPY data_tfds data_tfds
 COPY configs configs
 # The CUDA libraries come as packages of JAX; their versions are JAX's to choose, so no constraints.
+# hadolint ignore=DL3013
 RUN if [ -z "$EXTRA" ]; then pip install --no-cache-dir -c constraints.txt ".[report,search,tables]"; \
     else pip install --no-cache-dir ".[report,search,tables,$EXTRA]"; fi \
-    && useradd --create-home facenet && mkdir /work && chown facenet /work
+    && useradd --create-home --uid 1000 facenet && mkdir /work && chown facenet /work
 
-USER facenet
+USER 1000
 WORKDIR /work
 ENTRYPOINT ["facenet"]
 CMD ["--help"]
