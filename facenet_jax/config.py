@@ -37,7 +37,7 @@ from facenet_jax.options import (
 from facenet_jax.options import defaults as default_values
 
 FILTERS = ("bicubic", "bilinear", "lanczos")
-WRITERS = ("tensorboard", "wandb", "tensorboard,wandb", "none")
+WRITERS = [a + b for a in ("tensorboard", "wandb", "tensorboard,wandb") for b in ("", ",images")]
 
 DATA: Options = {
     "name": Option(
@@ -113,7 +113,9 @@ TRAIN: Options = {
     "evaluate_every": Option(5, "epochs; 0: at the end only", whole(0)),
     "save_every": Option(5, "epochs; 0: at the end only", whole(0)),
     "save_every_steps": Option(0, "steps, besides save_every; 0: not", whole(0)),
-    "writers": Option("tensorboard", "of scalars, beside metrics.jsonl", one_of(*WRITERS)),
+    "writers": Option(
+        "tensorboard", "of scalars; images: ranked lists (.[report])", one_of(*WRITERS, "none")
+    ),
     "wandb_project": Option("facenet_jax", "where wandb shows the run", some_text()),
 }
 
@@ -156,9 +158,7 @@ EVALUATE: Options = {
     ),
     "augment_gallery": Option((), "neighbours, alpha of database augmentation, likewise", MEANS),
     "rerank": Option(
-        (),
-        "k1, k2, lambda of re-ranking, likewise, as (20, 6, 0.3)",
-        absent_or(numbers(3, at_least(0))),
+        (), "k1, k2, lambda of re-ranking, too; (20, 6, 0.3)", absent_or(numbers(3, at_least(0)))
     ),
     "sanity_baselines": Option(
         False, "also score the untrained network, raw pixels and colours", switch()

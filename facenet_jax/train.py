@@ -1,7 +1,7 @@
 """The training loop: set up, restore, chunks of steps, evaluation, saving."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,13 +39,17 @@ from facenet_jax.runtime.profile import Profile
 
 
 def train(
-    config: ml_collections.ConfigDict, workdir: Place, profile: str = ""
+    config: ml_collections.ConfigDict,
+    workdir: Place,
+    profile: str = "",
+    show: Callable[[Place, writers.Writer, int], None] | None = None,
 ) -> Mapping[str, Any] | None:
     """The scores of result.json after training to the end of the plan; None if a signal stopped it.
 
     Goes on from the newest checkpoint in `workdir`. Order, augmentation and rates are functions of
     (seed, step), so a run that was killed and started again ends with the same parameters.
-    `profile` FIRST:LAST traces these steps into workdir/profile.
+    `profile` FIRST:LAST traces these steps into workdir/profile. `show` is called by process 0 when
+    the results are written, with the workdir, the writer and the number of steps.
     """
     # Put the run together and find the step to start from.
     # On a disk, opening checkpoints that are not there would create the folder.
@@ -153,6 +157,9 @@ def train(
     checkpoints.close()
     if writer:
         writer.results(result)
+        if show:
+            with writer:
+                show(workdir, writer, step)
         writer.close()
     return result
 

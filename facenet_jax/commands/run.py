@@ -19,6 +19,7 @@ from facenet_jax import config as configs
 from facenet_jax import evaluate as evaluation
 from facenet_jax import report, stored
 from facenet_jax.commands import corruptions, modalities
+from facenet_jax.report import images
 from facenet_jax.runtime import cli, compile_cache, memory, script, workdir
 from facenet_jax.runtime.arguments import program
 from facenet_jax.train import train as training
@@ -75,12 +76,15 @@ def main(arguments: list[str]) -> None:
     if FLAGS.report:
         report.refuse_missing()
     config, folder = cli.config_and_workdir(lambda: FLAGS.config, file, FLAGS.workdir)
+    if FLAGS.mode == "train":
+        images.refuse_missing(config)
     if file is None:
         stored.log_added(folder)
     if FLAGS.mode != "train":
         evaluation.refuse_no_folder(folder)
+    show = images.write if images.wanted(config) else None
     modes = {
-        "train": functools.partial(training, profile=FLAGS.profile),
+        "train": functools.partial(training, profile=FLAGS.profile, show=show),
         "evaluate": evaluation.evaluate,
         "embed": evaluation.export_only,
         "modalities": modalities.of_workdir,

@@ -19,12 +19,12 @@ def missing() -> list[str]:
     return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
-def refuse_missing() -> None:
+def refuse_missing(what: str = "A report needs") -> None:
     """Raises UserError where a package is missing, with how to install it."""
     lacks = missing()
     if lacks:
         raise UserError(
-            f"A report needs {', '.join(lacks)}, which is not installed; install them with "
+            f"{what} {', '.join(lacks)}, which is not installed; install them with "
             "pip install 'facenet_jax[report]' (in a checkout: pip install -e '.[report]')."
         )
 

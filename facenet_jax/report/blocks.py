@@ -80,15 +80,20 @@ TALLEST = 96
 
 def picture(images: Sequence[np.ndarray], quality: int = 80) -> str:
     """Images uint8 [H, W, 3] below each other as the address of one JPEG, made small."""
+    file = io.BytesIO()
+    stacked(images).save(file, "JPEG", quality=quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def stacked(images: Sequence[np.ndarray]) -> Image.Image:
+    """Images uint8 [H, W, 3] below each other as one, made small."""
     height, width = images[0].shape[:2]
     scale = min(1, TALLEST / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = [np.asarray(Image.fromarray(each).resize(size)) for each in images]
     gap = np.full((2, size[0], 3), 128, np.uint8)
     parts = [part for each in small for part in (each, gap)][:-1]
-    file = io.BytesIO()
-    Image.fromarray(np.concatenate(parts)).save(file, "JPEG", quality=quality)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return Image.fromarray(np.concatenate(parts))
 
 
 def percent(value: float | None) -> str:

@@ -1,6 +1,7 @@
 """Ranked lists of queries as pictures of all modalities, each framed by whether it is right."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -14,28 +15,47 @@ SHOWN = 10
 """Gallery rows of a list."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ranked:
+    """The list of a query: why it is shown, what is said of it, and the query before its rows."""
+
+    why: str
+    caption: str
+    shown: Sequence[tuple[Sequence[np.ndarray], str, str]]  # images of all modalities, label, frame
+
+
 def lists(run: Finished) -> list[Block]:
     """The best, the worst and some random queries, clean ones and flared ones apart if told."""
-    splits = run.splits
-    if isinstance(splits, str):
-        return [Text(splits)]
-    of = run.ranking.trials[0]
-    if not len(of.query):
-        return [Text("No query has a match in the gallery.")]
-    images = [pixels(split) for split in splits]
-    precision = dict(zip(of.query.tolist(), of.average_precision.tolist(), strict=True))
+    if words := nothing(run):
+        return [Text(words)]
     blocks: list[Block] = []
     if run.config.evaluate.flare_weight < 1:
         blocks.append(Text("Scored with evaluate.flare_weight; the lists are by plain distance."))
+    for each in with_images(run):
+        tiles = [Tile(picture(images), label, frame) for images, label, frame in each.shown]
+        blocks.append(Tiles(each.caption, tiles))
+    return blocks
+
+
+def nothing(run: Finished) -> str:
+    """Why there is no list; "" where there are some."""
+    if isinstance(run.splits, str):
+        return run.splits
+    return "" if len(run.ranking.trials[0].query) else "No query has a match in the gallery."
+
+
+def with_images(run: Finished) -> Iterator[Ranked]:
+    """The lists of a run that has some, see `nothing`."""
+    of, images = run.ranking.trials[0], [pixels(split) for split in run.splits]
+    precision = dict(zip(of.query.tolist(), of.average_precision.tolist(), strict=True))
     for words, row in chosen(run):
-        tiles = [Tile(picture([one[row] for one in images[0]]), "query", "query")]
+        shown = [([one[row] for one in images[0]], "query", "query")]
         for rank, (place, kind) in enumerate(ranked(run, row), start=1):
             label = f"{rank} {kind} · {described(run, place)}"
-            tiles.append(Tile(picture([one[place] for one in images[1]]), label, kind))
+            shown.append(([one[place] for one in images[1]], label, kind))
         named = run.query.labels.get("identity_name", run.query.identity)[row]
         caption = f"{words}: identity {named}, {run.query.name[row]}, AP {percent(precision[row])}"
-        blocks.append(Tiles(caption, tiles))
-    return blocks
+        yield Ranked(words, caption, shown)
 
 
 def chosen(run: Finished) -> Iterator[tuple[str, int]]:

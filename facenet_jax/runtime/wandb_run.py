@@ -1,4 +1,4 @@
-"""The scalars of a run on Weights & Biases: the only module that knows wandb.
+"""The scalars and images of a run on Weights & Biases: the only module that knows wandb.
 
 What wandb itself can be told, such as WANDB_MODE=offline or WANDB_ENTITY, stays with its own
 environment variables; a run started again goes on under the same id, which `wandb.json` keeps.
@@ -10,6 +10,8 @@ import pathlib
 import uuid
 from collections.abc import Mapping
 from typing import Any
+
+from PIL import Image
 
 from data_tfds.errors import UserError
 from data_tfds.paths import Place, write_bytes
@@ -77,6 +79,15 @@ class WandbRun:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Send the scalars of a step."""
         self.run.log(dict(values), step=step)
+
+    def images(self, images: Mapping[str, tuple[Image.Image, str]]) -> None:
+        """Send images, each with its caption, with the step that wandb is at.
+
+        In a run that was complete before that is a later one: wandb takes no step twice.
+        """
+        wandb = package()
+        shown = {name: wandb.Image(image, caption=said) for name, (image, said) in images.items()}
+        self.run.log(shown)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """What stands beside the run when it has ended, such as its scores."""

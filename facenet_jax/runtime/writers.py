@@ -1,5 +1,6 @@
 """What a run appends to, by process 0 only: metrics.jsonl, TensorBoard events, a run on wandb."""
 
+import io
 import json
 import pathlib
 import tempfile
@@ -8,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
+from PIL import Image
 
 from data_tfds.paths import Place, is_remote, write_bytes
 from facenet_jax.runtime import wandb_run
@@ -84,6 +86,26 @@ class Writer:
                     if score in scores
                 }
             )
+
+    def images(self, step: int, images: Mapping[str, tuple[Image.Image, str]]) -> None:
+        """Show images with their captions by name such as "ranked/best_1", after `step` steps."""
+        if self.events:
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            for tag, (image, _) in images.items():
+                file = io.BytesIO()
+                image.save(file, "PNG")
+                shown = Summary.Image(
+                    height=image.height,
+                    width=image.width,
+                    colorspace=3,
+                    encoded_image_string=file.getvalue(),
+                )
+                summary = Summary(value=[Summary.Value(tag=tag, image=shown)])
+                self.events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+        if self.wandb:
+            self.wandb.images(images)
 
     def flush(self) -> None:
         """Make everything written so far readable by others."""

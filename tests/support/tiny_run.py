@@ -298,11 +298,11 @@ def on(devices: int):
 
 
 def train(
-    c: ml_collections.ConfigDict, workdir, stop_at: int = 0, end=None, devices: int = 1
+    c: ml_collections.ConfigDict, workdir, stop_at: int = 0, end=None, devices: int = 1, **keywords
 ) -> dict | None:
     """Train in this process; the content of result.json.
 
-    At the chunk number `stop_at` SIGTERM has come, or `end` is raised.
+    At the chunk number `stop_at` SIGTERM has come, or `end` is raised. `keywords` go to `train`.
     """
     chunks = []
 
@@ -314,7 +314,7 @@ def train(
 
     with pytest.MonkeyPatch.context() as patch, workdirs.locked(workdir), on(devices):
         patch.setattr(training.Preemption, "requested", requested)
-        return training.train(c.copy_and_resolve_references(), workdir)
+        return training.train(c.copy_and_resolve_references(), workdir, **keywords)
 
 
 def trained(place: pathlib.Path, workdir: pathlib.Path, **changes) -> dict:
