@@ -138,15 +138,21 @@ class JoinedStreams(ThreeStream):
         )
 
     def given(self, batch: Batch, modalities: Sequence[str], train: bool) -> dict[str, jax.Array]:
-        """{modality: all tokens [B, p + n, D] after the last LayerNorm}."""
+        """{modality: tokens after the last LayerNorm}: [B, p + n, D], or [B, 1, D] without experts.
+
+        Only experts look at other tokens than the class token.
+        """
         tokens = self.tokens(batch, modalities, train)
         head = self.backbone.head
-        head = functools.partial(head.func, *head.args, **{**head.keywords, "class_only": False})
+        alone = self.experts is None
+        head = functools.partial(head.func, *head.args, **{**head.keywords, "class_only": alone})
         name = "shared_last" if self.shared_last else "last"
         last = branches(
             head, name, modalities, shared=self.shared_last, stacked=self.backbone.stacked
         )
-        return dict(zip(modalities, last(tokens, train), strict=True))
+        found = last(tokens, train)
+        found = found[:, :, None] if alone else found
+        return dict(zip(modalities, found, strict=True))
 
     def extras(
         self,
