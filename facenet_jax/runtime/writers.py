@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
-from PIL import Image
 
 from data_tfds.paths import Place, is_remote, write_bytes
 from facenet_jax.runtime import wandb_run
@@ -87,8 +86,8 @@ class Writer:
                 }
             )
 
-    def images(self, step: int, images: Mapping[str, tuple[Image.Image, str]]) -> None:
-        """Show images with their captions by name such as "ranked/best_1", after `step` steps."""
+    def images(self, step: int, images: Mapping[str, tuple[Any, str]]) -> None:
+        """Show Pillow images with captions by name such as "ranked/best_1", after `step` steps."""
         if self.events:
             from tensorboard.compat.proto.event_pb2 import Event
             from tensorboard.compat.proto.summary_pb2 import Summary

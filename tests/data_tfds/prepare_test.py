@@ -101,5 +101,5 @@ def test_sizes_are_those_of_the_stored_files(name, expected):
 
 
 def test_no_size_is_guessed():
-    with pytest.raises(UserError, match=r"folder/none.*not known.*one of msvr310, .*wmveid863"):
+    with pytest.raises(UserError, match=r"folder/none.*not known.*one of llcm, .*wmveid863"):
         size("folder/none")

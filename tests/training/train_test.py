@@ -230,6 +230,7 @@ def copy(place, straight, tmp_path):
     return tmp_path / "copy"
 
 
+@pytest.mark.slow  # the next one embeds and scores
 def test_embed_reproduces_the_files_of_the_run(straight, copy):
     """Without --config: the workdir remembers it, and takes single changes."""
     before = {name: (copy / name).read_bytes() for name in ("config.json", "environment.json")}
