@@ -11,8 +11,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image
-
 from data_tfds.errors import UserError
 from data_tfds.paths import Place, write_bytes
 
@@ -80,7 +78,7 @@ class WandbRun:
         """Send the scalars of a step."""
         self.run.log(dict(values), step=step)
 
-    def images(self, images: Mapping[str, tuple[Image.Image, str]]) -> None:
+    def images(self, images: Mapping[str, tuple[Any, str]]) -> None:
         """Send images, each with its caption, with the step that wandb is at.
 
         In a run that was complete before that is a later one: wandb takes no step twice.
