@@ -11,18 +11,12 @@ from facenet_jax.types import Batch, DataSpec
 from tests.support import tiny_run as tiny
 
 OTHERS = [
-    *(
-        "transreid.demo:transreid",
-        "agw.demo",
-        "ffdml.demo",
-        "hosts.demo:hamnet",
-        "hosts.demo:pfnet",
-    ),
-    *(f"backbones.demo:{name}" for name in ("dinov2_reg", "dinov3", "clip")),
+    *("transreid.demo:transreid", "agw.demo", "ffdml.demo"),
+    *(f"hosts.demo:{name}" for name in ("hamnet", "pfnet", "ieee", "topreid")),
+    *(f"backbones.demo:{name}" for name in ("facenet_resnet", "dinov2_reg", "dinov3", "clip")),
 ]
 DEMOS = [
-    *("ccnet.demo:ccnet", "mun.demo:mun", "joined.demo:both", "backbones.demo:facenet_resnet"),
-    *(f"hosts.demo:{name}" for name in ("ieee", "topreid", "editor")),
+    *("ccnet.demo:ccnet", "mun.demo:mun", "joined.demo:both", "hosts.demo:editor"),
     *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS),
 ]
 

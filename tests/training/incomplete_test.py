@@ -76,7 +76,8 @@ def first_outputs(t):
     return jax.jit(outputs)(t.start(), t.data, t.schedule.rows[0])
 
 
-@pytest.mark.parametrize("model", ["three_stream", pytest.param("facenet", marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/losses has the terms one by one
+@pytest.mark.parametrize("model", ["three_stream", "facenet"])
 def test_losses_are_those_of_the_images_that_are_there(model):
     """Against each loss on the present rows alone."""
     t = trainer(model)

@@ -272,6 +272,7 @@ def test_evaluate_reproduces_result_and_embeddings_of_the_run(straight, copy):
     assert "best_on_test" not in centred
 
 
+@pytest.mark.slow  # tests/outside/door_test.py has a quick one
 def test_a_workdir_is_scored_on_any_other_data_set(place, straight, copy):
     """Of other identities, without a training split; the results have a folder of their own."""
     before = {path.name: path.read_bytes() for path in copy.glob("*.json*")}
