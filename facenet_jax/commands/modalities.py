@@ -18,6 +18,7 @@ from data_tfds.paths import Place
 from facenet_jax import evaluate
 from facenet_jax.embed import EvalSet, embed, test_set
 from facenet_jax.retrieval import missing
+from facenet_jax.retrieval.missing import MATCHINGS
 from facenet_jax.run import Run, saved_state
 from facenet_jax.runtime.writers import write_json
 from facenet_jax.step import State
@@ -26,8 +27,8 @@ from facenet_jax.step import State
 def tables(run: Run, state: State, of: EvalSet) -> dict[str, Any]:
     """What modalities.json holds: `protocol`, `step`, and by matching the tables and curves.
 
-    `at_random` is left out where the embedding has no part for each modality. Raises UserError for
-    a data set that has no samples of two modalities on both sides.
+    Where the embedding has no part for each modality they are by shared parts alone. Raises
+    UserError for a data set that has no samples of two modalities on both sides.
     """
     names, protocol = of.query.split.modalities, of.protocol
     if of.query.data is not of.gallery.data or len(names) < 2:
@@ -40,22 +41,20 @@ def tables(run: Run, state: State, of: EvalSet) -> dict[str, Any]:
     for subset in missing.subsets(names):
         query[subset], gallery[subset] = embed(run, state, of, subset)
     parts = tuple(query[tuple(names)].parts)
-    sides, centre = (query, gallery, protocol), run.config.evaluate.centre
-    found = {"protocol": protocol.name, "step": int(state.step), "centred": centre}
+    sides, centre, matchings = (query, gallery, protocol), run.config.evaluate.centre, MATCHINGS
     if parts != tuple(names):
+        matchings = MATCHINGS[:1]
         logging.info(
-            "The embedding of %s has the parts %s, not one for each of %s: samples are compared by "
-            "the parts that both have, and the scores with ever more samples without some are left "
-            "out.",
-            run.config.model.name,
-            ", ".join(parts),
-            ", ".join(names),
+            "The embedding of %s has the parts %s, not one for each of %s, so the tables by the "
+            "mean of the parts are left out.",
+            *(run.config.model.name, ", ".join(parts), ", ".join(names)),
         )
-        return {**found, "subsets": {"common": missing.by_common_parts(*sides, centre)}}
     return {
-        **found,
-        "subsets": {m: missing.each_against_each(*sides, m, centre) for m in missing.MATCHINGS},
-        "at_random": {m: missing.at_random(*sides, m, centre=centre) for m in missing.MATCHINGS},
+        "protocol": protocol.name,
+        "step": int(state.step),
+        "centred": centre,
+        "subsets": {m: missing.each_against_each(*sides, m, centre) for m in matchings},
+        "at_random": {m: missing.at_random(*sides, m, centre=centre) for m in matchings},
     }
 
 
@@ -71,7 +70,7 @@ def of_workdir(config: ml_collections.ConfigDict, workdir: Place) -> None:
         "%s, step %d\n%s",
         found["protocol"],
         found["step"],
-        missing.text(found["subsets"], found.get("at_random", {})),
+        missing.text(found["subsets"], found["at_random"]),
     )
     if config.evaluate.flare_weight < 1:
         logging.info("config.evaluate.flare_weight is not used in these tables.")

@@ -157,8 +157,8 @@ def modality_tables(run: Finished) -> list[Block]:
     """MAP of queries that show some modalities against a gallery that shows some."""
     measured = run.optional("modalities.json", form.MODALITIES)
     if measured:
-        rows = measured["subsets"].get("shared", measured["subsets"].get("common"))
-        if rows is None or any(row.keys() != rows.keys() for row in rows.values()):
+        rows = measured["subsets"]["shared"]
+        if any(row.keys() != rows.keys() for row in rows.values()):
             raise damaged(run.folder / "modalities.json")
         table = {name: {k: x and x["mAP"] for k, x in row.items()} for name, row in rows.items()}
         words = "The network saw nothing of the modalities that a side does not have."

@@ -1,7 +1,7 @@
 """Scores where samples lack modalities: each subset against each, and ever more at random.
 
 Both start from the embeddings of every subset of the modalities, made by the network from just
-those images, so they serve every model whose embedding has a part for each modality.
+those images. The mean of parts needs an embedding with a part for each modality.
 """
 
 import itertools
@@ -22,7 +22,7 @@ BySubset = Mapping[Subset, Embeddings]
 MATCHINGS = ("shared", "mean")
 """How samples of different modalities are compared.
 
-shared: by the modalities that both have; a part that is missing is 0.
+shared: by the parts that both have, mostly one for each modality; a part that is missing is 0.
 mean: by the mean of the parts that a sample has (CCNet Eq. 17), which needs branches with a common
 space, such as the CdC loss makes.
 """
@@ -41,25 +41,29 @@ def joined(by_subset: BySubset, present: np.ndarray, matching: str) -> Embedding
     """The embeddings of a side whose samples have the modalities `present` bool [N, M].
 
     M in the order of the largest subset. Row i is what the network makes of just the images that
-    sample i has, as `MATCHINGS` describes. Raises UserError for parts of different widths.
+    sample i has, as `MATCHINGS` describes. Raises UserError for the mean of parts that are not one
+    for each modality, or of different widths.
     """
-    whole = by_subset[max(by_subset, key=len)]
-    names = list(whole.parts)
+    modalities = max(by_subset, key=len)
+    whole = by_subset[modalities]
     widths = {stop - start for start, stop in whole.parts.values()}
-    if len(widths) != 1:
-        raise UserError(f"The parts of the embedding are {sorted(widths)} columns wide, not alike.")
-    parts = np.zeros((len(whole), len(names), widths.pop()), np.float32)  # [N, M, D]
+    alike = tuple(whole.parts) == modalities and len(widths) == 1
+    if matching == "mean" and not alike:
+        raise UserError(
+            f"The parts of the embedding are {', '.join(whole.parts)}, {sorted(widths)} columns "
+            f"wide; a mean needs one for each of {', '.join(modalities)}, all alike."
+        )
+    flat = np.zeros(whole.embedding.shape, np.float32)
     for subset, side in by_subset.items():
-        rows = (present == [name in subset for name in names]).all(axis=1)
+        rows = (present == [name in subset for name in modalities]).all(axis=1)
         for name, (start, stop) in side.parts.items():
-            parts[rows, names.index(name)] = side.embedding[rows, start:stop]
-    if matching == "mean":
-        count = np.maximum(present.sum(axis=1), 1)[:, None]
-        mean = parts.sum(axis=1) / count
-        spans = {"mean": (0, mean.shape[1])}
-        return Embeddings(mean, spans, whole.identity, whole.name, whole.labels)
-    flat = parts.reshape(len(whole), -1)
-    return Embeddings(flat, dict(whole.parts), whole.identity, whole.name, whole.labels)
+            flat[rows, slice(*whole.parts[name])] = side.embedding[rows, start:stop]
+    if matching != "mean":
+        return Embeddings(flat, dict(whole.parts), whole.identity, whole.name, whole.labels)
+    total = sum(flat[:, slice(*span)] for span in whole.parts.values())
+    mean = total / np.maximum(present.sum(axis=1), 1)[:, None]
+    spans = {"mean": (0, mean.shape[1])}
+    return Embeddings(mean, spans, whole.identity, whole.name, whole.labels)
 
 
 def each_against_each(
@@ -77,26 +81,9 @@ def each_against_each(
     for of_query, left in rows.items():
         row = table["+".join(of_query)] = {}
         for of_gallery, right in columns.items():
-            compared = matching == "mean" or set(of_query) & set(of_gallery)
+            common = query[of_query].parts.keys() & gallery[of_gallery].parts.keys()
+            compared = matching == "mean" or common
             scores = evaluate(left, right, protocol, centre=centre).metrics() if compared else None
-            row["+".join(of_gallery)] = scores
-    return table
-
-
-def by_common_parts(
-    query: BySubset, gallery: BySubset, protocol: Protocol, centre: bool = False
-) -> dict[str, dict[str, dict[str, Any] | None]]:
-    """`each_against_each` for embeddings whose parts are not those of the modalities.
-
-    Compared by the parts, such as "all" or "visible_thermal", that the network makes on both sides.
-    """
-    table: dict[str, dict[str, dict[str, Any] | None]] = {}
-    for of_query, left in query.items():
-        row = table["+".join(of_query)] = {}
-        for of_gallery, right in gallery.items():
-            common = [name for name in left.parts if name in right.parts]
-            sides = [side.select(common) for side in (left, right)] if common else []
-            scores = evaluate(*sides, protocol, centre=centre).metrics() if common else None
             row["+".join(of_gallery)] = scores
     return table
 
@@ -117,7 +104,7 @@ def at_random(
     CCNet's Fig. 10; see `draw`. `centre` as of `evaluate`.
     """
     whole = [side[max(side, key=len)] for side in (query, gallery)]
-    had = np.concatenate([_present(side) for side in whole])
+    had = np.concatenate([_present(side) for side in (query, gallery)])
     found = []
     for ratio in ratios:
         scores = []
@@ -182,11 +169,7 @@ def text(
     return "\n".join(lines)
 
 
-_MEANING = {
-    "shared": "the modalities that both have",
-    "mean": "the mean of the parts",
-    "common": "the parts that both have",
-}
+_MEANING = {"shared": "the parts that both have", "mean": "the mean of the parts"}
 
 _LETTERS = {"visible": "R", "near_infrared": "N", "thermal": "T"}
 
@@ -196,12 +179,13 @@ def short(names: str) -> str:
     return "+".join(_LETTERS.get(name, name[:3]) for name in names.split("+"))
 
 
-def _present(side: Embeddings) -> np.ndarray:
+def _present(by_subset: BySubset) -> np.ndarray:
     """Which images there are, bool [N, M]."""
-    return side.labels.get("present", np.ones((len(side), len(side.parts)), bool))
+    modalities = max(by_subset, key=len)
+    whole = by_subset[modalities]
+    return whole.labels.get("present", np.ones((len(whole), len(modalities)), bool))
 
 
 def _all_have(by_subset: BySubset, subset: Subset) -> np.ndarray:
     """Just the modalities of a subset, in every sample that has them: bool [N, M]."""
-    whole = by_subset[max(by_subset, key=len)]
-    return _present(whole) & [name in subset for name in whole.parts]
+    return _present(by_subset) & [name in subset for name in max(by_subset, key=len)]

@@ -66,20 +66,13 @@ def test_parts_that_are_not_modalities_are_compared_where_both_sides_have_them()
         return found
 
     query, gallery = side(6, 0), side(15, 1)
-    table = missing.by_common_parts(renamed(query), renamed(gallery), PROTOCOL)
-    expected = missing.each_against_each(query, gallery, PROTOCOL, "shared")
-    for name, row in table.items():
-        assert [cell is None for cell in row.values()] == [
-            cell is None for cell in expected[name].values()
-        ]
-        assert row[name]["mAP"] == pytest.approx(expected[name][name]["mAP"], rel=1e-6)
-    sides = query[NAMES[:2]].select(NAMES[:1]), gallery[NAMES].select(NAMES[:1])
-    alone = evaluate(*sides, PROTOCOL).metrics()["mAP"]  # lengths are those of what is compared
-    assert table["visible+near_infrared"]["+".join(NAMES)]["mAP"] != alone
-    assert table["visible"]["+".join(NAMES)]["mAP"] == pytest.approx(
-        evaluate(query[NAMES[:1]], sides[1], PROTOCOL).metrics()["mAP"]
-    )
-    assert "the parts that both have" in missing.text({"common": table}, {})
+    table = missing.each_against_each(renamed(query), renamed(gallery), PROTOCOL, "shared")
+    assert table == missing.each_against_each(query, gallery, PROTOCOL, "shared")
+    assert table["visible"]["thermal"] is None
+    curve = missing.at_random(renamed(query), renamed(gallery), PROTOCOL, "shared", seeds=(1,))
+    assert curve == missing.at_random(query, gallery, PROTOCOL, "shared", seeds=(1,))
+    with pytest.raises(UserError, match="a mean needs one for each of visible, near_infrared"):
+        missing.each_against_each(renamed(query), renamed(gallery), PROTOCOL, "mean")
 
 
 @pytest.mark.parametrize("matching", missing.MATCHINGS)
