@@ -54,3 +54,13 @@ def log_lines(monkeypatch):
 
     monkeypatch.setattr(logging, "info", info)
     return lines
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory) -> pathlib.Path:
+    """A folder with the tiny tree in it, of which a worker makes one."""
+    from tests.support import tiny_run
+
+    root = tmp_path_factory.mktemp("place")
+    tiny_run.tree(root / "tree")
+    return root

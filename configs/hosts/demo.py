@@ -9,13 +9,12 @@ import ml_collections
 
 from configs import common, demo
 from configs.ccnet import demo as ccnet
-from configs.hosts.wmveid863 import chosen
+from configs.hosts.wmveid863 import VITS, chosen
 
 
 def get_config(name: str = "hamnet") -> ml_collections.ConfigDict:
     """A host, or a host and MC, small."""
-    recipes = {"topreid": topreid, "editor": editor, "ccnet": ccnet.get_config}
-    return chosen(recipes, name, resnet)
+    return chosen(name, {"ccnet": lambda _: ccnet.get_config(), **dict.fromkeys(VITS, vit)}, resnet)
 
 
 def resnet(host: str) -> ml_collections.ConfigDict:
@@ -33,13 +32,9 @@ def resnet(host: str) -> ml_collections.ConfigDict:
     return c
 
 
-def topreid() -> ml_collections.ConfigDict:
-    """TOP-ReID on three small ViTs."""
-    return demo.get_config("topreid")
-
-
-def editor() -> ml_collections.ConfigDict:
-    """EDITOR on one small ViT."""
-    c = demo.get_config("editor")
-    c.model.kept_bright = 4  # of 32 patches
+def vit(host: str) -> ml_collections.ConfigDict:
+    """TOP-ReID on three small ViTs, EDITOR on one."""
+    c = demo.get_config(host)
+    if host == "editor":
+        c.model.kept_bright = 4  # of 32 patches
     return c

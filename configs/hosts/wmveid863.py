@@ -5,6 +5,8 @@ the scores that the paper publishes. It does not say how they were trained: 120 
 as the other methods on this set, optimiser and losses as the authors' own code has them.
 """
 
+from collections.abc import Callable, Mapping
+
 import ml_collections
 
 from configs import common
@@ -20,16 +22,18 @@ ROWS = {
     "editor": ((60.5, 63.8, 80.0, 82.3), (66.0, 74.2, 81.0, 82.9)),
     "topreid": ((67.7, 75.3, 80.8, 83.5), (68.5, 75.6, 81.0, 83.5)),
 }
+VITS = ("topreid", "editor")
 
 
 def get_config(name: str = "hamnet") -> ml_collections.ConfigDict:
     """A host, or a host and MC."""
-    recipes = {"topreid": topreid, "editor": editor, "ccnet": ccnet.get_config}
-    return chosen(recipes, name, resnet)
+    return chosen(name, {"ccnet": lambda _: ccnet.get_config(), **dict.fromkeys(VITS, vit)}, resnet)
 
 
-def chosen(recipes, name, other) -> ml_collections.ConfigDict:
-    """The config of a host by its name; `other`(host) makes those that `recipes` lacks.
+def chosen(
+    name: str, recipes: Mapping[str, Callable], other: Callable
+) -> ml_collections.ConfigDict:
+    """The config of a host by its name, as recipes[host](host) makes it, or `other`(host).
 
     Raises UserError for another name.
     """
@@ -37,7 +41,7 @@ def chosen(recipes, name, other) -> ml_collections.ConfigDict:
     if host not in ROWS:
         known = ", ".join([*ROWS, *(f"{each}_mc" for each in ROWS)])
         raise UserError(f"The host is '{name}'; it must be one of {known}.", 2)
-    c = recipes[host]() if host in recipes else other(host)
+    c = recipes.get(host, other)(host)
     c.losses.mc.weight = float(name.endswith("_mc"))
     return c
 
@@ -60,19 +64,10 @@ def resnet(host: str) -> ml_collections.ConfigDict:
     return c
 
 
-def topreid() -> ml_collections.ConfigDict:
-    """TOP-ReID: FACENet's schedule at the rate and with the batch of its own code, 8 x 16."""
-    c = common.get_config("topreid")
+def vit(host: str) -> ml_collections.ConfigDict:
+    """TOP-ReID and EDITOR: FACENet's schedule at the rates and with the batch of their code."""
+    c = common.get_config(host)
     c.model.dtype = "bfloat16"
-    c.optim.learning_rate = 9e-3
-    c.train.identities_per_batch, c.train.samples_per_identity = 8, 16
-    return c
-
-
-def editor() -> ml_collections.ConfigDict:
-    """EDITOR: as TOP-ReID, at the rate of its own code."""
-    c = common.get_config("editor")
-    c.model.dtype = "bfloat16"
-    c.optim.learning_rate = 1e-3
+    c.optim.learning_rate = {"topreid": 9e-3, "editor": 1e-3}[host]
     c.train.identities_per_batch, c.train.samples_per_identity = 8, 16
     return c

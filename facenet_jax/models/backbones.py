@@ -50,6 +50,11 @@ class Backbone:
     refuses: Callable[[str, bool], str] = lambda backend, train: ""
 
 
+def with_fields(part: functools.partial, **fields: Any) -> functools.partial:
+    """A half of a backbone with some of its fields changed, such as class_only of a ViT's head."""
+    return functools.partial(part.func, *part.args, **{**part.keywords, **fields})
+
+
 def find(name: str) -> Any:
     """The module of a backbone: "vit", or the import path of your own."""
     return door.find(name, "facenet_jax.models", "backbone (config.model.backbone)", "backbone")

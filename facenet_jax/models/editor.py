@@ -19,10 +19,9 @@ import ml_collections
 from data_tfds.errors import UserError
 from facenet_jax.losses import centres
 from facenet_jax.models import three_stream, transreid
-from facenet_jax.models.backbones import branches, stack
+from facenet_jax.models.backbones import branches, stack, with_fields
 from facenet_jax.models.base import Model
 from facenet_jax.models.layers import (
-    BatchNorm,
     Dense,
     LayerNorm,
     gelu,
@@ -177,8 +176,7 @@ class EDITOR(TransReID):
         check_complete(batch, "EDITOR")
         heads, dtype = self.backbone.tokens.keywords["heads"], self.backbone.dtype
         tokens, rolled = self.tokens(batch, modalities, train)
-        head = self.backbone.head
-        head = functools.partial(head.func, *head.args, **{**head.keywords, "class_only": False})
+        head = with_fields(self.backbone.head, class_only=False)
         last = branches(head, "shared_last", modalities, shared=True, stacked=True)(tokens, train)
         block = self.variables["params"]["shared_last"]["block"]
         rolled = jax.vmap(lambda x, r: rolled_on(block, x, r, heads))(tokens, rolled)
@@ -190,12 +188,12 @@ class EDITOR(TransReID):
         met = MaskedBlock(heads, dtype, name="joint")(met, jnp.tile(every, (1, len(own))))
         met = met[:, :: every.shape[1]].reshape(met.shape[0], -1)  # the class tokens
         classes, names = last[:, :, 0], [f"score_{modality}" for modality in modalities]
-        _, scores = self.head("shared", classes, train)
+        _, scores = self.neck_and_logits("shared", classes, train)
         features = dict(zip(names, classes, strict=True))
         logits = dict(zip(names, scores, strict=True))
         matched = met
         if len(modalities) == len(self.modalities):  # else the neck has no place for it
-            neck, logits["met"] = self.head("met", met, train)
+            neck, logits["met"] = self.neck_and_logits("met", met, train)
             features["met"] = met
             matched = met if self.neck_feature == "before" else neck
         width = matched.shape[-1] // len(modalities)
@@ -207,18 +205,6 @@ class EDITOR(TransReID):
                 "centres": self.centre_error(own[:, :, 0], modalities, batch.identity),
             }
         return Outputs(features, logits, matched, parts, extras)
-
-    def head(self, name: str, rows: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """(behind the neck, logits) of features [..., D]."""
-        neck = BatchNorm(name=f"neck_{name}")(rows, train)
-        classifier = Dense(
-            self.identities,
-            use_bias=False,
-            dtype=neck.dtype,
-            kernel_init=nn.initializers.normal(self.classifier_std),
-            name=f"classifier_{name}",
-        )
-        return neck, classifier(neck)
 
     def kept(self, rolled: jax.Array, batch: Batch) -> jax.Array:
         """The patches [B, n] bool that some head of some modality, or the brightness, keeps."""
@@ -279,9 +265,7 @@ def network(config: ml_collections.ConfigDict, spec: DataSpec) -> functools.part
 def build(config: ml_collections.ConfigDict, spec: DataSpec) -> Model:
     """EDITOR for data like `spec`, of any modalities; UserError for unknown side information."""
     backbone = three_stream.backbones.find(config.backbone).backbone(config, tuple(spec.image_size))
-    tokens = functools.partial(
-        backbone.tokens.func, **{**backbone.tokens.keywords, "rollout": RolloutBlock}
-    )
+    tokens = with_fields(backbone.tokens, rollout=RolloutBlock)
     return three_stream.streams(
         config,
         spec,

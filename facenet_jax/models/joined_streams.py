@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from facenet_jax.models import backbones, proxies, three_stream
-from facenet_jax.models.backbones import branches
+from facenet_jax.models.backbones import branches, with_fields
 from facenet_jax.models.base import Model
 from facenet_jax.models.experts import DeMoHead
 from facenet_jax.models.layers import BatchNorm, Dense
@@ -115,17 +115,10 @@ class JoinedStreams(ThreeStream):
         logits, necks = {}, {}
         left_out = {"each": (JOINED,), "joined": modalities, "both": ()}[self.classified]
         for name, feature in features.items():
-            necks[name] = BatchNorm(name=f"neck_{name}")(feature, train)
             if name not in left_out:
-                init = nn.initializers.normal(self.classifier_std)
-                classifier = Dense(
-                    self.identities,
-                    use_bias=False,
-                    dtype=feature.dtype,
-                    kernel_init=init,
-                    name=f"classifier_{name}",
-                )
-                logits[name] = classifier(necks[name])
+                necks[name], logits[name] = self.neck_and_logits(name, feature, train)
+            elif name in modalities:  # which may be matched behind it
+                necks[name] = BatchNorm(name=f"neck_{name}")(feature, train)
         matched = features if self.neck_feature == "before" else necks
         matched = {name: matched[name] for name in (*modalities, EXPERTS) if name in matched}
         ends = itertools.accumulate((x.shape[-1] for x in matched.values()), initial=0)
@@ -143,9 +136,8 @@ class JoinedStreams(ThreeStream):
         Only experts look at other tokens than the class token.
         """
         tokens = self.tokens(batch, modalities, train)
-        head = self.backbone.head
         alone = self.experts is None
-        head = functools.partial(head.func, *head.args, **{**head.keywords, "class_only": alone})
+        head = with_fields(self.backbone.head, class_only=alone)
         name = "shared_last" if self.shared_last else "last"
         last = branches(
             head, name, modalities, shared=self.shared_last, stacked=self.backbone.stacked

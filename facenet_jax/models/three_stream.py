@@ -114,6 +114,23 @@ class ThreeStream(nn.Module):
             present=present,
         )
 
+    def neck_and_logits(
+        self, name: str, feature: jax.Array, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """(behind a neck, logits [..., C]) of a feature [..., D] that is no branch's own.
+
+        For subclasses; the parameters are neck_<name> and classifier_<name>.
+        """
+        neck = BatchNorm(name=f"neck_{name}")(feature, train)
+        classifier = Dense(
+            self.identities,
+            use_bias=False,
+            dtype=neck.dtype,
+            kernel_init=nn.initializers.normal(self.classifier_std),
+            name=f"classifier_{name}",
+        )
+        return neck, classifier(neck)
+
     def tokens(self, batch: Batch, modalities: Sequence[str], train: bool) -> jax.Array:
         """The trunk's tokens [M, B, p+n, D] of the images."""
         trunk = branches(

@@ -18,7 +18,7 @@ import ml_collections
 from data_tfds.errors import UserError
 from facenet_jax.models import three_stream, transreid
 from facenet_jax.models.attention import attention
-from facenet_jax.models.backbones import branches, stack
+from facenet_jax.models.backbones import branches, stack, with_fields
 from facenet_jax.models.base import Model
 from facenet_jax.models.layers import (
     BatchNorm,
@@ -114,8 +114,7 @@ class TOPReID(TransReID):
         """
         check_complete(batch, "TOP-ReID")
         tokens = self.tokens(batch, modalities, train)
-        head = self.backbone.head
-        head = functools.partial(head.func, *head.args, **{**head.keywords, "class_only": False})
+        head = with_fields(self.backbone.head, class_only=False)
         last = branches(head, "last", modalities, shared=False, stacked=self.backbone.stacked)
         given = dict(zip(modalities, last(tokens, train), strict=True))  # [B, p + n, D] each
         every, extras = self.reconstructed(given, train)
@@ -124,12 +123,11 @@ class TOPReID(TransReID):
         if self.heads_of == "all" and len(classes) == len(self.modalities):
             features[DIRECT] = jnp.concatenate(list(classes.values()), axis=-1)
         necks, logits = {}, {}
-        init = nn.initializers.normal(self.classifier_std)
-        classifier = functools.partial(Dense, self.identities, use_bias=False, kernel_init=init)
         for name, feature in features.items():
-            necks[name] = BatchNorm(name=f"neck_{name}")(feature, train)
-            logits[name] = classifier(name=f"classifier_{name}")(necks[name])
+            necks[name], logits[name] = self.neck_and_logits(name, feature, train)
         if self.heads_of == "each":
+            init = nn.initializers.normal(self.classifier_std)
+            classifier = functools.partial(Dense, self.identities, use_bias=False, kernel_init=init)
             rows = jnp.stack(list(classes.values()))
             each = stack(functools.partial(BatchNorm), in_axes=(0, None))(name="neck")(rows, train)
             scores = stack(classifier, in_axes=(0,))(name="classifier")(each)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_tfds.errors import UserError
 from data_tfds.samples import VISIBLE
 from facenet_jax.config import default_config
 from facenet_jax.losses import centres, identity, terms
@@ -23,6 +24,7 @@ from facenet_jax.parity.releases import NUMBERS, filled, forward_rows, norm_rows
 from facenet_jax.parity.rows import Golden, Row, compared
 from facenet_jax.types import Batch, DataSpec, Outputs
 from facenet_jax.weights.merge import flatten, nest
+from facenet_jax.weights.messages import listed
 from facenet_jax.weights.names import resnet as resnet_names
 from facenet_jax.weights.names.tables import translate
 
@@ -51,7 +53,9 @@ class Twin:
         self.host = HOSTS[self.meta["system"]]
         state = filled(golden.needed("state_dict_shapes.json"), self.meta["seed"])
         canonical, _, *problems = translate(state, self.host.rows, str(golden.folder))
-        assert not any(problems), problems
+        if any(problems):
+            said = listed([each for clauses in problems for each in clauses])
+            raise UserError(f"{golden.folder} is not what {self.meta['system']} has: {said}")
         self.names = self.our_names(state)
         self.idle = dict.fromkeys((name for name in state if name not in self.names), 0.0)
         variables = nest(self.joined(canonical))

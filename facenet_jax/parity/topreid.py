@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_tfds.errors import UserError
 from data_tfds.samples import NEAR_INFRARED, THERMAL, VISIBLE
 from facenet_jax.config import default_config
 from facenet_jax.losses import terms
@@ -18,6 +19,7 @@ from facenet_jax.parity.rows import Row as Result
 from facenet_jax.parity.transreid import NORM_ERROR, NORMS, SMALL
 from facenet_jax.types import Batch, DataSpec, Outputs
 from facenet_jax.weights.merge import flatten
+from facenet_jax.weights.messages import listed
 from facenet_jax.weights.torch_rows import Layout, Row, block, linear, neck, norm, to_ours, trunk
 
 SIDE = Layout(lambda x: x[:, 0], lambda x: x[:, None])
@@ -65,6 +67,8 @@ class Twin:
         meta, z = golden.needed("meta.json"), golden.needed("arrays.npz")
         state = filled(golden.needed("state_dict_shapes.json"), meta["seed"])
         self.rows = list(used_rows(meta["depth"]))
+        if lacking := sorted({row[0] for row in self.rows} - set(state)):
+            raise UserError(f"{golden.folder} is not what TOP-ReID has: it lacks {listed(lacking)}")
         self.variables = jax.tree.map(jnp.asarray, to_ours(state, self.rows))
         model = default_config("topreid").model
         model.variant, model.drop_path = "", 0.0

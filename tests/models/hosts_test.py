@@ -25,21 +25,16 @@ HOSTS = ("hamnet", "pfnet", "ieee", "topreid", "editor")
 
 def config(name):
     """The demo of a host on the tiny tree."""
-    c = demo.get_config(name)
-    c.data.update(name="wmveid863", image_size=tiny.SIZE)
+    c = tiny.small_demo(demo.get_config(name))
     if c.model.name in ("topreid", "editor"):
-        c.model.update(variant="", width=16, depth=2, heads=2)
+        c.model.update(width=16, depth=2, heads=2)
         if c.model.name == "editor":
             c.model.update(depth=3, kept_per_head=1, kept_bright=2)
     else:
-        c.model.update(variant="", width=2, depths=(1, 1, 1, 1))
+        c.model.update(width=2, depths=(1, 1, 1, 1))
     for width in ("reduced_width", "part_width"):
         if width in c.model:
             c.model[width] = 12
-    c.train.update(steps=6, identities_per_batch=4, samples_per_identity=2)
-    c.train.update(evaluate_every=0, save_every=0, steps_per_dispatch=3)
-    c.evaluate.update(batch=8, sanity_baselines=False, per_modality=False)
-    c.augment.pad = 2
     return c
 
 
@@ -249,13 +244,6 @@ def test_the_table_of_the_paper_has_a_row_for_each_host_and_mc():
     c = tables.config_of(table, table.rows[3], 0, start)
     assert (c.model.name, c.losses.mc.weight, c.data.name) == ("pfnet", 1.0, "rendered")
     assert c.train.steps == 7
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    root = tmp_path_factory.mktemp("hosts")
-    tiny.tree(root / "tree")
-    return root
 
 
 @pytest.mark.slow

@@ -21,14 +21,9 @@ R, N, T = tiny.MODALITIES
 
 def config(name):
     """The demo of this name on the tiny tree."""
-    c = demo.get_config(name)
-    c.data.update(name="wmveid863", image_size=tiny.SIZE)
-    c.model.update(variant="", width=16, depth=2, heads=2)
+    c = tiny.small_demo(demo.get_config(name))
+    c.model.update(width=16, depth=2, heads=2)
     c.model.experts.update(heads=4, attention_width=8)
-    c.train.update(steps=6, identities_per_batch=4, samples_per_identity=2)
-    c.train.update(evaluate_every=0, save_every=0, steps_per_dispatch=3)
-    c.evaluate.update(batch=8, sanity_baselines=False, per_modality=False)
-    c.augment.pad = 2
     return c
 
 
@@ -218,13 +213,6 @@ def test_a_training_step_moves_the_proxies_of_its_identities_alone():
     alone, _ = apply(variables, batch, train=False)
     assert not alone.extras
     assert model.spec.identities == len(before)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    root = tmp_path_factory.mktemp("joined")
-    tiny.tree(root / "tree")
-    return root
 
 
 @pytest.mark.slow

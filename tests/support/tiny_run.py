@@ -132,6 +132,17 @@ def make_mesh(devices: int) -> jax.sharding.Mesh:
     )
 
 
+def small_demo(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """`c`, a demo's config, for six steps on the tiny `tree`; the caller sets the model's sizes."""
+    c.data.update(name="wmveid863", image_size=SIZE)
+    c.model.variant = ""
+    c.train.update(steps=6, identities_per_batch=4, samples_per_identity=2)
+    c.train.update(evaluate_every=0, save_every=0, steps_per_dispatch=3)
+    c.evaluate.update(batch=8, sanity_baselines=False, per_modality=False)
+    c.augment.pad = 2
+    return c
+
+
 class Trainer:
     """A run on arrays, compiled once."""
 

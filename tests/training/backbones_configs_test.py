@@ -50,22 +50,10 @@ def test_the_rates_of_a_backbone_start_above_its_peak_as_in_the_release():
 
 def small(name):
     """The demo of this name on the tiny tree: two blocks, few steps."""
-    c = demo.get_config(name)
-    c.data.update(name="wmveid863", image_size=tiny.SIZE)
+    c = tiny.small_demo(demo.get_config(name))
     sizes = {"width": 2, "depths": (1, 1, 1, 1)} if name.endswith("resnet") else SIZES
-    c.model.update(variant="", **sizes)
-    c.train.update(steps=6, identities_per_batch=4, steps_per_dispatch=3)
-    c.train.update(evaluate_every=0, save_every=0)
-    c.evaluate.update(batch=8, sanity_baselines=False, per_modality=False)
-    c.augment.pad = 2
+    c.model.update(**sizes)
     return c
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    root = tmp_path_factory.mktemp("backbones")
-    tiny.tree(root / "tree")
-    return root
 
 
 @pytest.mark.slow
