@@ -81,7 +81,9 @@ class PFNet(MapStreams):
                 self.identities, dtype=x.dtype, kernel_init=init, name="classifier_all"
             )
             logits["all"] = classifier(embedding)
-        return Outputs(features, logits, embedding, {"all": (0, embedding.shape[-1])})
+        width = STRIPES * self.part_width
+        parts = {name: (i * width, (i + 1) * width) for i, name in enumerate(features)}
+        return Outputs(features, logits, embedding, parts)
 
 
 def streams(every: Sequence[str], given: Sequence[str]) -> dict[str, tuple[str, ...]]:

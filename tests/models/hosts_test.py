@@ -225,6 +225,10 @@ def test_any_subset_of_the_modalities_has_an_embedding(name):
         assert alone.embedding.shape == out.embedding.shape
     else:
         assert alone.embedding.shape[1] < out.embedding.shape[1]
+    # Tables of modalities put the parts of a subset where the whole embedding has them.
+    assert set(alone.parts) <= set(out.parts)
+    for part, (start, stop) in alone.parts.items():
+        assert stop - start == out.parts[part][1] - out.parts[part][0]
 
 
 @pytest.mark.parametrize("name", HOSTS)
