@@ -27,7 +27,7 @@ PLAIN = ("loss", "loss_id", "loss_triplet")  # of the baseline
 LOSSES = (*PLAIN, "loss_mc", "loss_mask_kl")
 
 
-CASES = [(2, False), pytest.param(8, False, marks=pytest.mark.slow), (4, True)]
+CASES = [(8, False), pytest.param(2, False, marks=pytest.mark.slow), (4, True)]
 """Devices, and whether the state is divided; eight have one sample each."""
 DIVIDED = {"train__shard_state": True, "train__shard_above": 256}
 

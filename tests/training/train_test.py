@@ -112,9 +112,10 @@ def test_killed_and_restarted_ends_with_the_same_bits(place, straight, log_lines
     assert f"saved step {left}" in errors
     assert not (folder / "result.json").exists()
 
-    done = tiny.main(*options(place, "broken"), *LENGTH)
-    assert done.returncode == 0, done.stderr
-    assert f"from step {left}" in done.stderr
+    # The second start was a process of its own; the third is what main.py calls.
+    tiny.train(stored.read_config(folder), folder)
+    assert any(f"from step {left}" in line for line in log_lines)
+    assert any("Compiled the training step" in line for line in log_lines)
 
     (step, parameters), (other_step, others) = saved(straight), saved(folder)
     assert step == other_step == STEPS, (first, second)
@@ -128,7 +129,7 @@ def test_killed_and_restarted_ends_with_the_same_bits(place, straight, log_lines
     assert last == other_last
 
     # Started once more it has nothing left to train, and writes its results again.
-    assert "Compiled the training step" in done.stderr
+    log_lines.clear()
     (folder / "result.json").unlink()
     again = tiny.train(stored.read_config(folder), folder)
     assert any(f"from step {STEPS}" in line for line in log_lines)
