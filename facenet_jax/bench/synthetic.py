@@ -60,6 +60,9 @@ def load(
 ) -> Dataset:
     """A data set of noise in the size of the one that the section `data` names.
 
+    A gallery of unknown size (SYSU-MM01's whole one, of which a trial draws) is as large as the
+    queries.
+
     Args:
         data: the section; its `name` and `image_size` count.
         training: whether it has the split train.
@@ -73,7 +76,7 @@ def load(
         counts["train"] = (sizes.train, sizes.identities)
     if test:
         counts["query"] = (sizes.query, sizes.test_identities)
-        counts["gallery"] = (sizes.gallery, sizes.test_identities)
+        counts["gallery"] = (sizes.gallery or sizes.query, sizes.test_identities)
     splits = {
         name: noise(count, identities, names, data.image_size, seed, pixels)
         for seed, (name, (count, identities)) in enumerate(counts.items())
