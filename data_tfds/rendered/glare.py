@@ -8,19 +8,25 @@ import math
 import numpy as np
 from PIL import Image
 
-FLARE_SHARE = 0.4
+SHARE = 0.4  # of the samples that have flare
+SATURATED = (0.09, 0.15)  # of a blinded picture's pixels, drawn between these
 _FLARE_STREAM = 4
 _WHICH = ((True, True), (True, False), (False, True))  # the modalities that are blinded
 _WHICH_SHARES = (0.56, 0.22, 0.22)
 
 
 def blind(
-    pictures: list[np.ndarray], lamps: np.ndarray, key: tuple[int, ...], wanted: bool | None
+    pictures: list[np.ndarray],
+    lamps: np.ndarray,
+    key: tuple[int, ...],
+    wanted: bool | None,
+    share: float = SHARE,
+    saturated: tuple[float, float] = SATURATED,
 ) -> tuple[bool, bool]:
     """Flares `pictures` (visible [H, W, 3], near-infrared [H, W], ...; levels) in place.
 
     The sources of the two are drawn apart, so they hide partly different places. A picture that is
-    blinded saturates on more than 5 % of its pixels, one that is spared only gets a haze.
+    blinded saturates on `saturated` of its pixels, one that is spared only gets a haze.
 
     Args:
         pictures: of every modality; only the first two are touched.
@@ -28,19 +34,21 @@ def blind(
         key: of the random stream, which nothing else uses: with and without flare, a picture is
             the same but for the flare.
         wanted: None draws it, True and False force it.
+        share: probability of flare, where it is drawn.
+        saturated: least and largest share of a blinded picture's pixels, in 0..1.
 
     Returns:
         Whether the visible and the near-infrared picture were blinded.
     """
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((*key, _FLARE_STREAM))))
-    drawn = rng.random() < FLARE_SHARE
+    drawn = rng.random() < share
     if not (drawn if wanted is None else wanted):
         return False, False
     hits = _WHICH[rng.choice(len(_WHICH), p=_WHICH_SHARES)]
     for number, hit in enumerate(hits):
         shape = pictures[number].shape
         sources = lamps[rng.permutation(len(lamps))[: int(rng.integers(1, 3))]]
-        light = _light((shape[1], shape[0]), sources, rng.uniform(0.09, 0.15), rng)
+        light = _light((shape[1], shape[0]), sources, rng.uniform(*saturated), rng)
         if len(shape) == 3:  # lamps are warm, and the halo shows it; the core saturates all three
             tint = np.array([1.0, rng.uniform(0.88, 1.0), rng.uniform(0.7, 1.0)], np.float32)
             light = np.maximum(light[..., None] * tint, (light[..., None] > 250) * np.float32(256))

@@ -50,15 +50,19 @@ def render(
     size: tuple[int, int] = (256, 128),
     flare: bool | None = None,
     infrared_follows_paint: float = 0.0,
+    flare_share: float = glare.SHARE,
+    flare_saturated: tuple[float, float] = glare.SATURATED,
 ) -> Sample:
     """The picture of one sample of an identity in the three modalities.
 
     Args:
         seed, identity, sample: the key of everything random; identity and sample count from 0.
         size: width and height in pixels.
-        flare: None draws it (40 % of the samples); True and False force it, all else staying equal.
+        flare: None draws it with `flare_share`; True and False force it, all else staying equal.
         infrared_follows_paint: share in 0..1 of near-infrared reflectance that is the paint's
             lightness; the rest is drawn apart from the paint.
+        flare_share: probability of flare; a higher one only adds flared samples.
+        flare_saturated: least and largest share of saturated pixels of a blinded picture.
     """
     car = vehicle(seed, identity, infrared_follows_paint)
     key = np.random.SeedSequence((seed, identity, sample, _SAMPLE_STREAM))
@@ -81,9 +85,8 @@ def render(
     pictures[1] = pictures[1] * (0.6 + 0.4 * light) * clouds
     pictures[2] = pictures[2] * (0.8 + 0.2 * light) * (0.6 + 0.4 * clouds)
 
-    flared = glare.blind(
-        pictures, _lamps(car, shot, night, size, rng), (seed, identity, sample), flare
-    )
+    lamps, sample_key = _lamps(car, shot, night, size, rng), (seed, identity, sample)
+    flared = glare.blind(pictures, lamps, sample_key, flare, flare_share, flare_saturated)
     grain = (rng.uniform(3, 7) if night else rng.uniform(1.5, 4), rng.uniform(2, 5),
              rng.uniform(1.5, 3.5))  # fmt: skip
     images = []

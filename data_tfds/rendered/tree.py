@@ -18,11 +18,17 @@ import tempfile
 import tqdm
 
 from data_tfds.errors import UserError
-from data_tfds.rendered import renderer
+from data_tfds.rendered import glare, renderer
 
 RECORD = "rendered.json"
 FOLDERS = ("vis", "ni", "th")
 QUALITY = 92  # of the JPEG files
+LATER = {
+    "infrared_follows_paint": 0.0,
+    "flare_share": glare.SHARE,
+    "flare_saturated": list(glare.SATURATED),
+}
+"""Defaults of options that came later: trees that were drawn before have no record of them."""
 
 
 def write_tree(
@@ -35,6 +41,8 @@ def write_tree(
     size: tuple[int, int] = (256, 128),
     seed: int = 0,
     infrared_follows_paint: float = 0.0,
+    flare_share: float = glare.SHARE,
+    flare_saturated: tuple[float, float] = glare.SATURATED,
     workers: int | None = None,
 ) -> None:
     """Leaves the whole rendered set in `root`; returns at once where it already lies there.
@@ -49,6 +57,7 @@ def write_tree(
         size: width and height of the pictures in pixels.
         seed: of everything drawn.
         infrared_follows_paint: 0..1, how much the near-infrared shows the lightness of the paint.
+        flare_share, flare_saturated: see `renderer.render`.
         workers: processes; None uses every core, 1 stays in this process.
 
     Raises:
@@ -64,13 +73,22 @@ def write_tree(
         "size": list(size),
         "seed": seed,
     }
-    if infrared_follows_paint:  # not in the record of trees that were drawn before it was there
-        record["infrared_follows_paint"] = infrared_follows_paint
+    later = {
+        "infrared_follows_paint": infrared_follows_paint,
+        "flare_share": flare_share,
+        "flare_saturated": list(flare_saturated),
+    }
+    record |= {name: value for name, value in later.items() if value != LATER[name]}
     if workers is None:
         workers = os.cpu_count() or 1
     _check(record | {"workers": workers})
     if _already_there(root, record):
         return
+    _build(root, record, workers)
+
+
+def _build(root: pathlib.Path, record: dict, workers: int) -> None:
+    """Renders the set of a record beside `root` and moves it there when it is whole."""
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         building = pathlib.Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
@@ -99,11 +117,12 @@ def write_identity(
     seed: int,
     identity: int,
     size: tuple[int, int],
-    infrared_follows_paint: float = 0.0,
+    options: dict,
 ) -> int:
     """Renders one identity (counted from 0) into its splits; returns the number of samples.
 
     splits: the samples that each split holds, for example {"test": [0, 1, 2], "query": [0]}.
+    options: further keywords of `renderer.render`.
     """
     samples = sorted({sample for chosen in splits.values() for sample in chosen})
     label = f"{identity + 1:04d}"
@@ -115,9 +134,7 @@ def write_identity(
     for home in homes.values():
         os.makedirs(home)
     for sample in samples:
-        shot = renderer.render(
-            seed, identity, sample, size, infrared_follows_paint=infrared_follows_paint
-        )
+        shot = renderer.render(seed, identity, sample, size, **options)
         name = f"{label}_v{shot.view}_n{int(shot.night)}_s{shot.scene:03d}_{sample + 1:03d}.jpg"
         for folder, image in zip(FOLDERS, shot.images, strict=True):
             first, *others = [
@@ -141,7 +158,7 @@ def _render_all(building: pathlib.Path, record: dict, workers: int) -> None:
     total = trained + record["test_identities"]
     for split in ("train", "test", "query"):
         (building / split).mkdir()
-    drawn = (tuple(record["size"]), record.get("infrared_follows_paint", 0.0))
+    drawn = (tuple(record["size"]), {name: record[name] for name in LATER if name in record})
     jobs = [
         (str(building), train if i < trained else test, record["seed"], i, *drawn)
         for i in range(total)
@@ -172,10 +189,15 @@ def _check(record: dict) -> None:
             raise UserError(
                 f"The rendered set needs {name} >= {minimum}, got {record[name]}; raise it."
             )
-    share = record.get("infrared_follows_paint", 0.0)
-    if not 0 <= share <= 1:
+    for name in ("infrared_follows_paint", "flare_share"):
+        share = record.get(name, 0.0)
+        if not 0 <= share <= 1:
+            raise UserError(f"The rendered set needs {name} in 0..1, got {share}; change it.")
+    low, high = record.get("flare_saturated", glare.SATURATED)
+    if not 0 < low <= high < 1:
         raise UserError(
-            f"The rendered set needs infrared_follows_paint in 0..1, got {share}; change it."
+            f"The rendered set needs flare_saturated between 0 and 1 and its least first, got "
+            f"{low},{high}; change it."
         )
     total = record["train_identities"] + record["test_identities"]
     if not 1 <= total <= 9999:

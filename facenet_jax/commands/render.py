@@ -3,8 +3,9 @@
 import sys
 
 from data_tfds.errors import UserError
+from data_tfds.rendered import glare
 from data_tfds.rendered import tree as rendered_tree
-from facenet_jax.runtime.arguments import Parser, image_size
+from facenet_jax.runtime.arguments import Parser, image_size, two_shares
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,6 +28,17 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="SHARE",
         help="0..1: how much the near-infrared shows the lightness of the paint; 1 for visible "
         "against near-infrared (configs/agw/demo.py)",
+    )
+    flare = parser.add_argument_group("flare")
+    flare.add_argument(
+        "--flare_share", type=float, default=glare.SHARE, metavar="SHARE", help="of the samples"
+    )
+    flare.add_argument(
+        "--flare_saturated",
+        type=two_shares,
+        metavar="LOW,HIGH",
+        default=glare.SATURATED,
+        help="how much of a blinded picture is saturated, 0..1",
     )
     parser.add_argument("--workers", type=int, help="processes; default: one per core")
     options = vars(parser.parse_args(arguments))

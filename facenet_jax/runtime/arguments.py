@@ -70,3 +70,12 @@ def image_size(text: str) -> tuple[int, int]:
     if min(height, width) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be H,W in pixels, as in 256,128")
     return height, width
+
+
+def two_shares(text: str) -> tuple[float, float]:
+    """LOW,HIGH in 0..1."""
+    try:
+        low, high = map(float, text.strip("()").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} must be LOW,HIGH, as in 0.2,0.3") from None
+    return low, high

@@ -69,7 +69,7 @@ def test_files_are_colour_jpegs_of_the_asked_size(tree):
 def test_flare_label_survives_the_jpeg(tmp_path):
     splits = {"train": list(range(10))}
     for identity in range(4):
-        rendered_tree.write_identity(str(tmp_path), splits, 0, identity, (256, 128))
+        rendered_tree.write_identity(str(tmp_path), splits, 0, identity, (256, 128), {})
         for number, folder in enumerate(("vis", "ni", "th")):
             paths = sorted((tmp_path / "train" / f"{identity + 1:04d}" / folder).iterdir())
             for path in paths:
@@ -77,6 +77,33 @@ def test_flare_label_survives_the_jpeg(tmp_path):
                 flared = rendered_tree.renderer.render(0, identity, sample).flared
                 share = (np.asarray(Image.open(path).convert("L")) >= 251).mean()
                 assert (share > 0.05) == (number < 2 and flared[number])
+
+
+def test_flare_has_its_share_of_samples_and_of_pixels(tree, tmp_path):
+    """And every sample without flare in both has the same bytes; the record names what differs."""
+    options = {"flare_share": 1.0, "flare_saturated": (0.3, 0.35)}
+    rendered_tree.write_tree(tmp_path / "set", **SMALL, **options, workers=1)
+    record = json.loads((tmp_path / "set" / "rendered.json").read_text())
+    assert (record["flare_share"], record["flare_saturated"]) == (1.0, [0.3, 0.35])
+    assert "flare_share" not in json.loads((tree / "rendered.json").read_text())
+    before, after = contents(tree), contents(tmp_path / "set")
+    thermal = {name for name in before if "/th/" in name}
+    assert all(before[name] == after[name] for name in thermal)
+    for sample in ("train/0001", "train/0002", "train/0003"):
+        shares = [
+            [
+                (np.asarray(Image.open(path).convert("L")) >= 251).mean()
+                for path in sorted((tmp_path / "set" / sample / folder).iterdir())
+            ]
+            for folder in ("vis", "ni")
+        ]
+        assert (np.max(shares, axis=0) > 0.25).all()
+
+
+@pytest.mark.parametrize("saturated", [(0.3, 0.2), (0.0, 0.1), (0.5, 1.0)])
+def test_impossible_flare_is_one_sentence(tmp_path, saturated):
+    with pytest.raises(UserError, match="flare_saturated between 0 and 1"):
+        rendered_tree.write_tree(tmp_path / "set", **SMALL, flare_saturated=saturated)
 
 
 def test_worker_count_changes_no_byte(tree, tmp_path):
