@@ -46,7 +46,12 @@ OWN_OPTIONS: Options = {
         "keep": Option(
             "own", "own: 1 - m of the modality itself | the release", one_of("own", "near_infrared")
         ),
-        "gate": Option("sample", "batch: as the release", one_of("sample", "batch")),
+        "gate": Option(
+            "sample",
+            "samples that are enhanced: the flared ones, or all | batch: all if one is, as the "
+            "release",
+            one_of("sample", "batch", "always"),
+        ),
     },
     "flare_heads": Option(True, "needed for the losses mask_kl and flare", switch()),
 }
@@ -153,7 +158,7 @@ class FCE(nn.Module):
     mask: str  # "soft" | "hard" | "straight_through"
     mask_bias: float  # added to M: negative values favour the modality's own tokens
     keep: str  # "own" | "near_infrared"
-    gate: str  # "sample" | "batch"
+    gate: str  # "sample" | "batch" | "always": as "sample", of a delta that is 1 for all
     prefix: int = 1  # tokens in front of the patches: class token and registers pass unchanged
 
     def masks(self, predicted: jax.Array) -> jax.Array:
@@ -182,7 +187,7 @@ class FCE(nn.Module):
         front, patches = own[:, :, : self.prefix], own[:, :, self.prefix :]
         patches = mask * thermal[None, :, self.prefix :] + keep * patches
         enhanced = jnp.concatenate([front, patches], axis=2)
-        delta = flare if self.gate == "sample" else jnp.broadcast_to(flare.any(), flare.shape)
+        delta = jnp.broadcast_to(flare.any(), flare.shape) if self.gate == "batch" else flare
         return jnp.where(delta.T[:, :, None, None], enhanced, own)
 
 
@@ -226,6 +231,8 @@ class FACENet(ThreeStream):
             return tokens, {}
         own, thermal = tokens[:2], tokens[2]
         delta = batch.labels["flare"][:2].T  # [B, 2]
+        if self.fce is not None and self.fce["gate"] == "always":
+            delta = jnp.ones_like(delta)
         if batch.present is not None:
             delta = delta & batch.present.all(axis=0)[:, None]
         extras = {"trunk": tokens}

@@ -177,6 +177,14 @@ def test_the_batch_gate_of_the_release_does_look_at_the_others():
         np.testing.assert_array_equal(np.any(flared != clean, axis=1), changed)
 
 
+def test_the_gate_that_is_always_open_enhances_clean_samples_as_if_flared():
+    batch = tiny.batch(4, flare=np.ones((4, 2), bool))
+    calm = with_flare(batch, np.zeros((4, 2)))
+    clean = outputs(calm, model__fce__gate="always").embedding
+    np.testing.assert_array_equal(clean, outputs(batch).embedding)
+    assert np.all(np.any(clean != outputs(calm).embedding, axis=1))
+
+
 def of_baseline(variables):
     """The part of FACENet's variables that the baseline has under the same names."""
     names = {kind: set(trees) for kind, trees in build(model="three_stream")[1].items()}
