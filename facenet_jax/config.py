@@ -149,9 +149,10 @@ EVALUATE: Options = {
     "export": Option("last", "checkpoint whose embeddings are exported", one_of("last", "best")),
     "centre": Option(False, "match embeddings less the mean of the gallery", switch()),
     "flare_weight": Option(
-        1.0,
-        "what a flared modality counts in matching; below 1 each part has unit length",
-        above(0, 1),
+        1.0, "what flared modalities count; below 1 each part has unit length", above(0, 1)
+    ),
+    "complete": Option(
+        (), "neighbours, alpha: blinded parts come from similar gallery rows", MEANS
     ),
     "expand": Option(
         (), "neighbours, alpha of query expansion (alpha 0: AQE), scored as refined", MEANS
@@ -294,11 +295,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     found = problems(options, values, "config") + found
     if not found and not any(section.weight for section in config.losses.values()):
         found.append("every weight in config.losses is 0, so there is nothing to learn")
-    refined = [name for name in ("expand", "augment_gallery", "rerank") if config.evaluate[name]]
-    if not found and refined and config.evaluate.flare_weight < 1:
-        found.append(
-            f"config.evaluate.{refined[0]} does not know config.evaluate.flare_weight; take one"
-        )
+    others = ("complete", "expand", "augment_gallery", "rerank")
+    used = [name for name in others if config.evaluate[name]]
+    if not found and used and config.evaluate.flare_weight < 1:
+        found.append(f"config.evaluate.{used[0]} does not know evaluate.flare_weight; take one")
     if not found and config.augment.flare and config.data.flare_rule != "per_modality":
         found.append(
             f"config.augment.flare labels each modality by itself, config.data.flare_rule is "

@@ -22,7 +22,7 @@ from facenet_jax.embed import (
 from facenet_jax.retrieval import breakdown, calibration, sanity_baselines
 from facenet_jax.retrieval.missing import subsets
 from facenet_jax.retrieval.report import report
-from facenet_jax.retrieval.scoring import configured
+from facenet_jax.retrieval.scoring import completed, configured
 from facenet_jax.run import (
     Run,
     open_run,
@@ -191,7 +191,7 @@ def open_trained(
     epochs = {step: scores["epoch"] for step, scores in saved.items() if "epoch" in scores}
     # What training scored is comparable only by the same rule.
     before, now = stored.read_config(workdir).evaluate, config.evaluate
-    same = (before.centre, before.flare_weight) == (now.centre, now.flare_weight)
+    same = all(before[name] == now[name] for name in ("centre", "complete", "flare_weight"))
     own = folder == workdir and same and not changed
     return dataclasses.replace(run, epochs=epochs), checkpoints, folder, own
 
@@ -244,7 +244,10 @@ def finish(
     exported = best if options.export == "best" else int(last.step)
     refined = refinements(run)
     if refined:
-        other = retrieval.evaluate(*embedded, of.protocol, centre=options.centre, **refined)
+        filled = completed(*embedded, options, of.query.split.modalities)
+        other = retrieval.evaluate(
+            *embedded, of.protocol, centre=options.centre, complete=filled, **refined
+        )
         said = {name: list(values) for name, values in refined.items()}
         result["refined"] = other.metrics() | said | run.when(exported)
     table = per_modality(run, last, of) if options.per_modality else None

@@ -3,7 +3,7 @@
 facenet compare A B [--json FILE]
 
 A and B are workdirs with embeddings of the same queries, each matched as its config says
-(evaluate.centre, evaluate.flare_weight). Differences have intervals of 95 % over
+(evaluate.centre, complete, flare_weight). Differences have intervals of 95 % over
 query identities: the same identities are drawn of both. They say nothing of other seeds. facenet
 report A B draws each query as a point.
 """
@@ -68,11 +68,13 @@ class Rule(NamedTuple):
 
     centre: bool
     flare_weight: float
+    complete: tuple[float, ...] = ()
 
     @property
     def words(self) -> str:
         """For a person."""
-        return f"evaluate.centre={self.centre}, evaluate.flare_weight={self.flare_weight:g}"
+        first = f"evaluate.centre={self.centre}, evaluate.flare_weight={self.flare_weight:g}"
+        return f"{first}, evaluate.complete={tuple(self.complete)}"
 
 
 def rule(folder: Place, centre: bool) -> Rule:
@@ -80,7 +82,7 @@ def rule(folder: Place, centre: bool) -> Rule:
     if not (folder / "config.json").exists():
         return Rule(centre, 1.0)
     options = stored.read_config(folder).evaluate
-    return Rule(centre or options.centre, options.flare_weight)
+    return Rule(centre or options.centre, options.flare_weight, tuple(options.complete))
 
 
 def protocol_of(folder: Place) -> str:

@@ -72,6 +72,10 @@ def of_workdir(config: ml_collections.ConfigDict, workdir: Place) -> None:
         found["step"],
         missing.text(found["subsets"], found["at_random"]),
     )
-    if config.evaluate.flare_weight < 1:
-        logging.info("config.evaluate.flare_weight is not used in these tables.")
+    for name, used in (
+        ("flare_weight", config.evaluate.flare_weight < 1),
+        ("complete", config.evaluate.complete),
+    ):
+        if used:
+            logging.info("config.evaluate.%s is not used in these tables.", name)
     checkpoints.close()

@@ -21,7 +21,15 @@ from data_tfds.errors import UserError
 from data_tfds.paths import open_path
 from data_tfds.samples import Protocol
 from facenet_jax import retrieval
-from facenet_jax.retrieval import Embeddings, breakdown, protocols, reliability, tables
+from facenet_jax.retrieval import (
+    Embeddings,
+    breakdown,
+    completion,
+    protocols,
+    reliability,
+    tables,
+)
+from facenet_jax.retrieval.completion import Completion
 from facenet_jax.retrieval.report import details, table
 from facenet_jax.runtime.arguments import Parser
 
@@ -49,6 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
         type=float,
         default=1.0,
         help="what a flared modality counts, above 0; below 1 each part has unit length",
+    )
+    parser.add_argument(
+        "--complete",
+        help="neighbours,alpha: parts of flared modalities come from similar gallery rows; 3,3",
     )
     parser.add_argument("--rerank", help="k1,k2,lambda of k-reciprocal re-ranking, as in 20,6,0.3")
     parser.add_argument("--expand", help="neighbours,alpha of query expansion; alpha 0 is AQE")
@@ -89,19 +101,20 @@ def evaluate(options: argparse.Namespace) -> dict:
         print(note, file=sys.stderr)
     averaged = {
         name: parse_means(name, getattr(options, name))
-        for name in ("expand", "augment_gallery")
+        for name in ("complete", "expand", "augment_gallery")
         if getattr(options, name) is not None
     }
-    weights = None
+    weights, filled, names = None, None, list(whole[0].parts)
+    if options.complete is not None:
+        filled = Completion(*averaged["complete"], *completion.blinded(query, gallery, names))
     if options.flare_weight != 1:
-        names = list(whole[0].parts)
         weights = reliability.of_flare(query, gallery, names, options.flare_weight)
     result = retrieval.evaluate(
         *(query, gallery, protocol),
         rerank=rerank,
         centre=options.centre,
         reliabilities=weights,
-        **averaged,
+        **averaged | {"complete": filled},
     )
     scores = {
         "protocol": protocol.name,
@@ -170,7 +183,7 @@ def parse_rerank(text: str) -> tuple[int, int, float]:
 
 
 def parse_means(name: str, text: str) -> tuple[int, float]:
-    """Neighbours and alpha of `--expand` or `--augment_gallery`."""
+    """Neighbours and alpha of `--complete`, `--expand` or `--augment_gallery`."""
     try:
         neighbours, alpha = text.split(",")
         return int(neighbours), float(alpha)

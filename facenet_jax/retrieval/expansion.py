@@ -48,6 +48,13 @@ def check(what: str, neighbours: int, alpha: float, rows: int) -> None:
         raise UserError(f"The {what} with alpha = {alpha}: it must be 0 or more, and finite.")
 
 
+def nearest(distances: np.ndarray, neighbours: int) -> np.ndarray:
+    """Where the smallest of [G] distances are, in rising order; the first of those that tie."""
+    last = np.partition(distances, neighbours - 1)[neighbours - 1]
+    close = np.flatnonzero(distances <= last)
+    return close[np.argsort(distances[close], kind="stable")[:neighbours]]
+
+
 def _means(query, gallery, neighbours, alpha, own):
     """Both of the above; with `own` row i of `query` is row i of `gallery`."""
     distances = Euclidean(query, gallery)
@@ -58,8 +65,7 @@ def _means(query, gallery, neighbours, alpha, own):
     for row, angles in enumerate(distances.angles(np.arange(len(query)), block)):
         if own:
             angles[place[row]] = np.inf
-        close = np.flatnonzero(angles <= np.partition(angles, neighbours - 1)[neighbours - 1])
-        close = close[np.argsort(angles[close], kind="stable")[:neighbours]]
+        close = nearest(angles, neighbours)
         weights = np.maximum(1 - angles[close], 0) ** alpha
         found[row] += weights.astype(np.float32) @ unit[close]
     return _normalised(found)

@@ -8,7 +8,8 @@ import numpy as np
 
 from data_tfds.errors import UserError
 from data_tfds.samples import Protocol
-from facenet_jax.retrieval import expansion, protocols, reliability
+from facenet_jax.retrieval import completion, expansion, protocols, reliability
+from facenet_jax.retrieval.completion import Completion
 from facenet_jax.retrieval.distances import Euclidean, given_rows
 from facenet_jax.retrieval.embeddings import Embeddings
 from facenet_jax.retrieval.metrics import PerQuery, rank
@@ -60,17 +61,19 @@ def evaluate(
     centre: bool = False,
     expand: tuple[int, float] | None = None,
     augment_gallery: tuple[int, float] | None = None,
+    complete: Completion | None = None,
     reliabilities: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Result:
     """The ranking of every query in every trial of the protocol.
 
     Distances are Euclidean between L2-normalised embeddings; with `rerank` (k1, k2, lambda) they
     are re-ranked within each trial; with `centre`, of embeddings less the mean of the gallery, see
-    `centred`; with `augment_gallery` and `expand` (neighbours, alpha), of first the gallery's and
-    then the queries' means with their neighbours, see `expansion`. With `reliabilities` of the
-    parts of query [Q, P] and gallery [G, P] the distances are those of `retrieval.reliability`
-    instead. The sides are taken as they are: which split and modalities they come from is the
-    caller's part of the protocol.
+    `centred`; with `complete`, of embeddings whose blinded parts come from rows of the trial's
+    gallery, see `completion`; with `augment_gallery` and `expand` (neighbours, alpha), of first the
+    gallery's and then the queries' means with their neighbours, see `expansion`. With
+    `reliabilities` of the parts of query [Q, P] and gallery [G, P] the distances are those of
+    `retrieval.reliability` instead. The sides are taken as they are: which split and modalities
+    they come from is the caller's part of the protocol.
     UserError for labels that the protocol needs and a side lacks or does not know, for trials that
     are no gallery rows, and for embeddings of different widths or with values that are not finite.
     """
@@ -80,10 +83,10 @@ def evaluate(
         protocols.refuse_own_rows(protocol, query, gallery)
     if centre:
         query, gallery = centred(query, gallery)
-    if reliabilities is not None and (rerank or expand or augment_gallery):
+    if reliabilities is not None and (rerank or expand or augment_gallery or complete):
         raise UserError(
-            "Re-ranking, query expansion and augmentation of the gallery know no reliabilities of "
-            "parts (config.evaluate.flare_weight below 1); take one of them."
+            "Re-ranking, query expansion, augmentation of the gallery and completion know no "
+            "reliabilities of parts (config.evaluate.flare_weight below 1); take one of them."
         )
     labels = gallery.by_name
     rankings = []
@@ -99,12 +102,10 @@ def evaluate(
             found = reliability.blocks(query, part, reliabilities[0], of_gallery)
             rankings.append(_given(query, found, chosen, protocol))
             continue
-        side = query
-        if augment_gallery:
-            embedding = expansion.augment(embedding, *augment_gallery)
-        if expand:
-            expanded = expansion.expand(query.embedding, embedding, *expand)
-            side = dataclasses.replace(query, embedding=expanded)
+        how = complete
+        if complete and rows is not None:
+            how = complete._replace(of_gallery=complete.of_gallery[rows])
+        side, embedding = _with_neighbours(query, embedding, how, augment_gallery, expand)
         if rerank is not None:
             rankings.append(_reranked(side, embedding, chosen, protocol, rerank))
             continue
@@ -117,6 +118,18 @@ def evaluate(
     return Result(protocol, rankings, centre)
 
 
+def _with_neighbours(query, embedding, complete, augment_gallery, expand):
+    """The query side and the gallery's embeddings [G, E] of a trial, after what neighbours give."""
+    found = query.embedding
+    if complete:
+        found, embedding = completion.complete(found, embedding, query.parts, complete)
+    if augment_gallery:
+        embedding = expansion.augment(embedding, *augment_gallery)
+    if expand:
+        found = expansion.expand(found, embedding, *expand)
+    return dataclasses.replace(query, embedding=found), embedding
+
+
 def configured(
     query: Embeddings,
     gallery: Embeddings,
@@ -124,15 +137,32 @@ def configured(
     options: Any,
     modalities: Sequence[str],
 ) -> Result:
-    """`evaluate`, as `centre` and `flare_weight` of the section `evaluate` of a config want it.
+    """`evaluate`, as `centre`, `complete` and `flare_weight` of a config's section `evaluate` say.
 
     `modalities` are the M of the label `flare` [N, M]. Features without parts, such as pixels, are
-    compared as a whole. UserError as by `evaluate` and `reliability.of_flare`.
+    compared as a whole. UserError as by `evaluate`, `completion` and `reliability.of_flare`.
     """
-    weights = None
-    if options.flare_weight < 1 and query.parts:
-        weights = reliability.of_flare(query, gallery, modalities, options.flare_weight)
-    return evaluate(query, gallery, protocol, centre=options.centre, reliabilities=weights)
+    return evaluate(
+        *(query, gallery, protocol),
+        centre=options.centre,
+        complete=completed(query, gallery, options, modalities),
+        reliabilities=(
+            reliability.of_flare(query, gallery, modalities, options.flare_weight)
+            if options.flare_weight < 1 and query.parts
+            else None
+        ),
+    )
+
+
+def completed(
+    query: Embeddings, gallery: Embeddings, options: Any, modalities: Sequence[str]
+) -> Completion | None:
+    """What `complete` of a config's section `evaluate` says of two sides, see `configured`."""
+    if not options.complete or not query.parts:
+        return None
+    neighbours, alpha = options.complete
+    blinded = completion.blinded(query, gallery, modalities)
+    return Completion(int(neighbours), float(alpha), *blinded)
 
 
 def _of_rows(side, rows):

@@ -95,7 +95,7 @@ def test_of_flare_takes_the_columns_of_the_parts_by_name():
 def test_options_of_a_config_say_how_to_match(sides):
     query, gallery, weights = sides
     protocol = Protocol("x/camera", junk="camera")
-    options = ConfigDict({"centre": True, "flare_weight": 0.3})
+    options = ConfigDict({"centre": True, "complete": (), "flare_weight": 0.3})
     found = configured(query, gallery, protocol, options, list(PARTS)).metrics()
     expected = retrieval.evaluate(query, gallery, protocol, centre=True, reliabilities=weights)
     assert found == expected.metrics()
