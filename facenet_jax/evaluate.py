@@ -62,6 +62,17 @@ def refinements(run: Run) -> dict[str, tuple]:
     return found
 
 
+def refined(run: Run, embedded: Embedded, of: EvalSet) -> retrieval.Result:
+    """The ranking of the set after `refinements`, which must not be empty."""
+    options = run.config.evaluate
+    return retrieval.evaluate(
+        *(*embedded, of.protocol),
+        centre=options.centre,
+        complete=completed(*embedded, options, of.query.split.modalities),
+        **refinements(run),
+    )
+
+
 def baselines(run: Run, of: EvalSet) -> dict[str, dict[str, Any]]:
     """Scores that a trained network must exceed: untrained, raw pixels, colour histograms."""
     scores = {"untrained": score(run, untrained_state(run)(), of)}
@@ -242,14 +253,9 @@ def finish(
         embedded = embed(run, chosen, of)
         ranking = ranked(run, embedded, of)
     exported = best if options.export == "best" else int(last.step)
-    refined = refinements(run)
-    if refined:
-        filled = completed(*embedded, options, of.query.split.modalities)
-        other = retrieval.evaluate(
-            *embedded, of.protocol, centre=options.centre, complete=filled, **refined
-        )
-        said = {name: list(values) for name, values in refined.items()}
-        result["refined"] = other.metrics() | said | run.when(exported)
+    said = {name: list(values) for name, values in refinements(run).items()}
+    if said:
+        result["refined"] = refined(run, embedded, of).metrics() | said | run.when(exported)
     table = per_modality(run, last, of) if options.per_modality else None
     if jax.process_index() == 0:
         export(folder / "embeddings", embedded, exported, of.protocol)

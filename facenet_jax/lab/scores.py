@@ -16,7 +16,7 @@ import numpy as np
 from data_tfds.paths import Place, write_bytes
 from facenet_jax import stored
 from facenet_jax.embed import embed, test_set
-from facenet_jax.evaluate import ranked
+from facenet_jax.evaluate import ranked, refined, refinements
 from facenet_jax.lab.tables import changed
 from facenet_jax.retrieval import Result, missing
 from facenet_jax.retrieval.files import archive_of
@@ -54,7 +54,10 @@ def subsets_of(modalities: Sequence[str], which: str) -> list[str]:
 
 
 def write(workdir: Place, scored: Mapping[str, Any], which: str) -> None:
-    """Score the last checkpoint of a workdir with the options `scored`; write what is missing."""
+    """Score the last checkpoint of a workdir with the options `scored`; write what is missing.
+
+    Where the options refine the ranking (expand, augment_gallery, rerank), the refined one counts.
+    """
     config = stored.read_config(workdir)
     changed(config, scored, str(workdir))
     run = open_run(config, spec=stored.read_spec(workdir), training=False)
@@ -67,7 +70,8 @@ def write(workdir: Place, scored: Mapping[str, Any], which: str) -> None:
         if path(workdir, scored, subset).exists():
             continue
         wanted = () if subset == WHOLE else tuple(subset.split("+"))
-        result = ranked(run, embed(run, state, of, wanted), of)
+        rank = refined if refinements(run) else ranked
+        result = rank(run, embed(run, state, of, wanted), of)
         file = io.BytesIO()
         np.savez(file, **of_queries(result, of.query.split))
         write_bytes(path(workdir, scored, subset), file.getvalue())
