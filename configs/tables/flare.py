@@ -2,7 +2,7 @@
 
 from facenet_jax.lab import Row, Table
 
-AFTER = {"model.neck_feature": "after"}
+BEFORE, AFTER = {"model.neck_feature": "before"}, {"model.neck_feature": "after"}
 CENTRED = {"evaluate.centre": True}
 WEIGHED = {**AFTER, "evaluate.flare_weight": 0.5}
 COMPLETED = {**AFTER, "evaluate.complete": (3, 3.0)}
@@ -21,8 +21,8 @@ def get_table() -> Table:
         "Flare awareness",
         "configs/demo.py",
         (
-            Row(plain, argument=STREAMS),
-            Row("baseline centred", argument=STREAMS, scored=CENTRED),
+            Row(plain, argument=STREAMS, scored=BEFORE),
+            Row("baseline centred", argument=STREAMS, scored={**BEFORE, **CENTRED}),
             Row(best, argument=STREAMS, scored=AFTER),
             Row("baseline after centred", argument=STREAMS, scored={**AFTER, **CENTRED}),
             Row("plus", argument=STREAMS, scored=WEIGHED),
@@ -42,16 +42,16 @@ def get_table() -> Table:
                 scored={**COMPLETED, **BOTH},
                 against="all expanded",
             ),
-            Row("FACENet"),
+            Row("FACENet", scored=BEFORE),
             Row("FACENet after", scored=AFTER, against=best),
             Row("FACENet completed", scored=COMPLETED, against="completed"),
-            Row("flare", FLARE, STREAMS),
+            Row("flare", FLARE, STREAMS, scored=BEFORE),
             Row("flare after", FLARE, STREAMS, scored=AFTER, against=best),
-            Row("unit triplet loss", UNIT, STREAMS),
+            Row("unit triplet loss", UNIT, STREAMS, scored=BEFORE),
             Row("unit triplet loss after", UNIT, STREAMS, scored=AFTER, against=best),
-            Row("no metric loss", NO_METRIC, STREAMS),
+            Row("no metric loss", NO_METRIC, STREAMS, scored=BEFORE),
             Row("no metric loss after", NO_METRIC, STREAMS, scored=AFTER, against=best),
-            Row("FACENet flare", FLARE),
+            Row("FACENet flare", FLARE, scored=BEFORE),
             Row("FACENet flare after", FLARE, scored=AFTER, against=best),
         ),
     )

@@ -38,16 +38,19 @@ ROWS = {
 }
 """{row: what differs from FACENet's recipe}."""
 
-AFTER = {"model.neck_feature": "after"}
+BEFORE, AFTER = {"model.neck_feature": "before"}, {"model.neck_feature": "after"}
 
 
 def get_table() -> Table:
     """Each before and behind the neck, against the baseline matched in the same way."""
     plain, best = "baseline", "baseline after"
-    rows = [Row(plain, argument="three_stream"), Row(best, argument="three_stream", scored=AFTER)]
+    rows = [
+        Row(plain, argument="three_stream", scored=BEFORE),
+        Row(best, argument="three_stream", scored=AFTER),
+    ]
     for name, changes in ROWS.items():
         rows += [
-            Row(name, changes, against=plain),
+            Row(name, changes, scored=BEFORE, against=plain),
             Row(f"{name} after", changes, scored=AFTER, against=best),
         ]
     return Table("FACENet's switches", "configs/demo.py", tuple(rows))
