@@ -25,8 +25,8 @@ def get_table() -> Table:
             Row("baseline centred", argument=STREAMS, scored={**BEFORE, **CENTRED}),
             Row(best, argument=STREAMS, scored=AFTER),
             Row("baseline after centred", argument=STREAMS, scored={**AFTER, **CENTRED}),
-            Row("plus", argument=STREAMS, scored=WEIGHED),
-            Row("plus against after", argument=STREAMS, scored=WEIGHED, against=best),
+            Row("weighed", argument=STREAMS, scored=WEIGHED),
+            Row("weighed against after", argument=STREAMS, scored=WEIGHED, against=best),
             Row("completed", argument=STREAMS, scored=COMPLETED, against=best),
             Row("expanded", argument=STREAMS, scored={**AFTER, **EXPANDED}, against=best),
             Row(
