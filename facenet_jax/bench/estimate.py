@@ -22,7 +22,7 @@ from facenet_jax import config as configs
 from facenet_jax import run as runs
 from facenet_jax.bench import hlo, slices, synthetic, timing
 from facenet_jax.inputs import dataset as datasets
-from facenet_jax.inputs.device import DeviceSplit
+from facenet_jax.inputs.device import DeviceSplit, tiled
 from facenet_jax.inputs.stream import shapes
 from facenet_jax.run import Run
 from facenet_jax.runtime import memory
@@ -105,10 +105,11 @@ def open_run(config: ml_collections.ConfigDict, what: str, on: Target) -> tuple[
         length = config.train.steps_per_dispatch if train else 1
         return run, shapes(data, length, batch, on.mesh)
     counts = [sum(len(split.images[m]) for split in splits) for m in dataset.modalities]
-    images = [
-        jax.ShapeDtypeStruct((count, *config.data.image_size, 3), np.uint8) for count in counts
-    ]
-    return run, dataclasses.replace(data.labels, images=tuple(placed(images, on.mesh)))
+    size = tuple(config.data.image_size)
+    tiles = tiled(size, on.mesh)
+    images = [jax.ShapeDtypeStruct((count, *(tiles or (*size, 3))), np.uint8) for count in counts]
+    images = tuple(placed(images, on.mesh))
+    return run, dataclasses.replace(data.labels, images=images, size=size if tiles else None)
 
 
 def first_cpu() -> Mesh:

@@ -1,6 +1,7 @@
 """A split in device memory, and the batch at some of its rows."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -12,26 +13,56 @@ from data_tfds.samples import Split
 from facenet_jax.runtime.mesh import split_batch
 from facenet_jax.types import Batch
 
+LANES, SUBLANES = 128, 32
+"""A TPU keeps uint8 in tiles of 32 x 128."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DeviceSplit:
     """Images and labels of a split. Each modality has its own number of images N_m.
 
+    `size` (H, W): the images are in tiles, see `in_tiles`; None: as they are.
     `windowed`: the images are only those of the next K batches, [K, B, H, W, 3] for each modality,
     split over the devices along B; the batch of step s is at s % K. Labels are those of all images.
     """
 
-    images: tuple[jax.Array, ...]  # M arrays uint8 [N_m, H, W, 3], or windows
+    images: tuple[jax.Array, ...]  # M arrays uint8 [N_m, H, W, 3], or in tiles, or windows
     identity: tuple[jax.Array, ...]  # M arrays [N_m] int32
     labels: Mapping[str, tuple[jax.Array, ...]]  # {name: M arrays [N_m]}
     missing: bool = dataclasses.field(default=False, metadata={"static": True})  # some rows are -1
     windowed: bool = dataclasses.field(default=False, metadata={"static": True})
+    size: tuple[int, int] | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def modalities(self) -> int:
         """M."""
         return len(self.identity)
+
+
+def tiled(size: tuple[int, int], mesh: Mesh) -> tuple[int, int] | None:
+    """The [K, 128] that a mesh keeps an image of this size (H, W) in; None: as [H, W, 3].
+
+    From an array [N, H, W, 3] whose width is no multiple of 128 a TPU cannot take rows as it lies:
+    by its compiler's estimate it copies all images first, at each call (288 x 144: 20 ms for 7,606
+    of them). K is filled up to whole tiles where that costs little memory.
+    """
+    height, width = size
+    if mesh.devices.flat[0].platform != "tpu" or width % LANES == 0:
+        return None
+    rows = -(-height * width * 3 // LANES)
+    more = -rows % SUBLANES
+    return rows + (more if 16 * more <= rows else 0), LANES
+
+
+def in_tiles(images: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """uint8 [N, H, W, 3] as [N, *shape]: each image's bytes in order, zeros behind them."""
+    flat = images.reshape(len(images), math.prod(images.shape[1:]))
+    if flat.shape[1] < shape[0] * LANES:
+        filled = np.zeros((len(images), shape[0] * LANES), np.uint8)
+        filled[:, : flat.shape[1]] = flat
+        flat = filled
+    return flat.reshape(len(images), *shape)
 
 
 def gather(
@@ -50,6 +81,10 @@ def gather(
         images = jnp.stack([window[step % len(window)] for window in data.images])
     else:
         images = jnp.stack([part[row] for part, row in zip(data.images, found, strict=True)])
+        if data.size is not None:
+            shape = (*data.size, 3)
+            flat = images.reshape(*images.shape[:2], -1)[..., : math.prod(shape)]
+            images = flat.reshape(*images.shape[:2], *shape)
         if present is not None:
             images = jnp.where(present[:, :, None, None, None], images, jnp.zeros_like(images))
 

@@ -1,6 +1,7 @@
 """A split on the devices, and the batch at some of its rows."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from facenet_jax import run as runs
-from facenet_jax.inputs.device import gather, image_labels
+from facenet_jax.inputs.device import gather, image_labels, in_tiles, tiled
 from facenet_jax.inputs.stream import open_reader
 from tests.support import tiny_run as tiny
 
@@ -112,3 +113,46 @@ def test_splits_follow_one_another_and_share_their_numbers(run):
         ours, theirs = MISSING[m][MISSING[m] >= 0], rows[m, COUNT:][rows[m, COUNT:] >= 0]
         np.testing.assert_array_equal(identity[ours], np.flatnonzero(MISSING[m] >= 0))
         np.testing.assert_array_equal(identity[theirs], np.flatnonzero(MISSING[m] >= 0) + 1)
+
+
+def mesh_of(platform):
+    return SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((256, 128), None),
+        ((128, 256), None),
+        ((288, 144), (992, 128)),  # 972 filled up to whole tiles of 32
+        ((32, 64), (48, 128)),  # 64 would be a third more
+        ((252, 126), (768, 128)),
+        ((5, 7), (1, 128)),
+    ],
+)
+def test_a_tpu_keeps_images_in_tiles_whose_rows_it_cannot_take(size, expected):
+    assert tiled(size, mesh_of("tpu")) == expected
+    assert tiled(size, mesh_of("gpu")) is None
+    if expected is None:
+        return
+    images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
+    kept = in_tiles(images, expected)
+    assert kept.shape == (3, *expected)
+    flat = kept.reshape(3, -1)
+    length = size[0] * size[1] * 3
+    np.testing.assert_array_equal(flat[:, :length], images.reshape(3, -1))
+    assert not flat[:, length:].any()
+    assert in_tiles(images[:0], expected).shape == (0, *expected)
+
+
+def test_a_batch_out_of_tiles_has_the_same_images(monkeypatch):
+    c = tiny.config("three_stream", data__resident="always")
+    run = runs.assemble(c, tiny.dataset(), mesh=tiny.make_mesh(2))
+    samples = np.array([3, 0, 5, 2])
+    expected, _ = at(run, split(), samples)
+    monkeypatch.setattr(runs, "tiled", lambda size, mesh: tiled(size, mesh_of("tpu")))
+    data, _ = runs.on_devices(run, split())
+    assert data.images[0].ndim == 3
+    images, batch = at(run, split(), samples)
+    np.testing.assert_array_equal(images, expected)
+    assert not np.all(batch.present)
