@@ -25,7 +25,7 @@ from facenet_jax import config as configs
 from facenet_jax import models
 from facenet_jax.inputs import dataset as datasets
 from facenet_jax.inputs.dataset import Dataset
-from facenet_jax.inputs.device import DeviceSplit, image_labels, in_tiles, tiled
+from facenet_jax.inputs.device import DeviceSplit, image_labels, with_images
 from facenet_jax.inputs.sampler import Plan, make_plan
 from facenet_jax.inputs.stream import IN_FLIGHT, OnDiskSplit, shapes
 from facenet_jax.models import contract
@@ -208,11 +208,7 @@ def on_devices(
     if run.streams:
         return OnDiskSplit(labels, tuple(tuple(each) for each in images)), rows
     joined = (each[0] if len(each) == 1 else np.concatenate(each) for each in images)
-    size = tuple(images[0][0].shape[1:3])
-    if tiles := tiled(size, run.mesh):
-        joined = (in_tiles(one, tiles) for one in joined)
-    resident = tuple(replicate(one, run.mesh) for one in joined)  # one at a time on the host
-    return dataclasses.replace(labels, images=resident, size=size if tiles else None), rows
+    return with_images(labels, joined, tuple(images[0][0].shape[1:3]), run.mesh), rows
 
 
 def training_images(run: Run) -> DeviceSplit | OnDiskSplit:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data_tfds.samples import Split
-from facenet_jax.runtime.mesh import split_batch
+from facenet_jax.runtime.mesh import replicate, split_batch
 from facenet_jax.types import Batch
 
 LANES, SUBLANES = 128, 32
@@ -63,6 +63,18 @@ def in_tiles(images: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         filled[:, : flat.shape[1]] = flat
         flat = filled
     return flat.reshape(len(images), *shape)
+
+
+def with_images(
+    labels: DeviceSplit, images: Iterable[np.ndarray], size: tuple[int, int], mesh: Mesh
+) -> DeviceSplit:
+    """The labels of a split with the images [N_m, H, W, 3] of each modality on every device.
+
+    `images` are asked for one after the other, so that the host holds one of them at a time.
+    """
+    tiles = tiled(size, mesh)
+    resident = tuple(replicate(in_tiles(one, tiles) if tiles else one, mesh) for one in images)
+    return dataclasses.replace(labels, images=resident, size=size if tiles else None)
 
 
 def gather(

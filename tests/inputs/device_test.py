@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from facenet_jax import run as runs
+from facenet_jax.inputs import device
 from facenet_jax.inputs.device import gather, image_labels, in_tiles, tiled
 from facenet_jax.inputs.stream import open_reader
 from tests.support import tiny_run as tiny
@@ -150,7 +151,7 @@ def test_a_batch_out_of_tiles_has_the_same_images(monkeypatch):
     run = runs.assemble(c, tiny.dataset(), mesh=tiny.make_mesh(2))
     samples = np.array([3, 0, 5, 2])
     expected, _ = at(run, split(), samples)
-    monkeypatch.setattr(runs, "tiled", lambda size, mesh: tiled(size, mesh_of("tpu")))
+    monkeypatch.setattr(device, "tiled", lambda size, mesh: tiled(size, mesh_of("tpu")))
     data, _ = runs.on_devices(run, split())
     assert data.images[0].ndim == 3
     images, batch = at(run, split(), samples)
