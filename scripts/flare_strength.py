@@ -34,7 +34,7 @@ from facenet_jax.retrieval.intervals import bootstrap, paired
 from facenet_jax.run import open_run, saved_state
 from facenet_jax.runtime.checkpoint import open_checkpoints
 
-AFTER = {"model.neck_feature": "after"}
+AFTER = {"model.neck_feature": "after", "evaluate.complete": ()}
 WAYS = {"": AFTER, ", completed": {**AFTER, "evaluate.complete": (3, 3.0)}}
 """{behind the name of a network: options of matching}."""
 

@@ -2,7 +2,8 @@
 
 from facenet_jax.lab import Row, Table
 
-BEFORE, AFTER = {"model.neck_feature": "before"}, {"model.neck_feature": "after"}
+BEFORE = {"model.neck_feature": "before", "evaluate.complete": ()}
+AFTER = {"model.neck_feature": "after", "evaluate.complete": ()}
 CENTRED = {"evaluate.centre": True}
 WEIGHED = {**AFTER, "evaluate.flare_weight": 0.5}
 COMPLETED = {**AFTER, "evaluate.complete": (3, 3.0)}

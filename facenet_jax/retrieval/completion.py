@@ -38,17 +38,22 @@ def blinded(
     """Which parts of the query [Q, P] and of the gallery [G, P] are blinded, or lack their image.
 
     `modalities` are the M of the labels `flare` and `present` [N, M]; parts that are none of them
-    are never blinded. UserError where a side has no label `flare`, one of another number of
-    modalities, or no parts.
+    are never blinded. UserError where the sides have other parts, and where one has no label
+    `flare` or one of another number of modalities.
     """
+    if not query.parts or list(query.parts) != list(gallery.parts):
+        raise UserError(
+            f"The query has the parts {', '.join(query.parts) or 'none'}, the gallery "
+            f"{', '.join(gallery.parts) or 'none'}: only parts that both have can be completed; "
+            "set config.evaluate.complete to ()."
+        )
     found = []
     for side in (query, gallery):
         flare, present = side.labels.get("flare"), side.labels.get("present")
-        if flare is None or flare.shape[1] != len(modalities) or not side.parts:
+        if flare is None or flare.shape[1] != len(modalities):
             raise UserError(
-                f"To complete embeddings, {side.origin or 'each side'} needs parts and the label "
-                f"flare of its {len(modalities)} modalities; leave completion (evaluate.complete) "
-                "out."
+                f"To complete embeddings, {side.origin or 'each side'} needs the label flare of "
+                f"its {len(modalities)} modalities; set config.evaluate.complete to ()."
             )
         unreliable = flare if present is None else flare | ~present
         named = dict(zip(modalities, unreliable.T, strict=True))

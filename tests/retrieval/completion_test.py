@@ -165,6 +165,9 @@ def test_embeddings_without_the_label_are_refused():
     bare = dataclasses.replace(gallery, labels={})
     with pytest.raises(UserError, match="label flare of its 3 modalities"):
         completion.blinded(query, bare, MODALITIES)
+    other = dataclasses.replace(gallery, parts={"visible": (0, 9)})
+    with pytest.raises(UserError, match="only parts that both have can be completed"):
+        completion.blinded(query, other, MODALITIES)
     given = how(query, gallery)
     ones = np.ones((12, 3)), np.ones((20, 3))
     with pytest.raises(UserError, match="take one of them"):
