@@ -40,9 +40,14 @@ def table(scores: Scores) -> str:
         title += f", modalities {' + '.join(scores['modalities'])}"
     if scores["rerank"]:
         title += ", re-ranked with " + ", ".join(f"{k} {v}" for k, v in scores["rerank"].items())
-    for name, word in (("expand", "queries"), ("augment_gallery", "gallery")):
+    averaged = {
+        "complete": "blinded parts from",
+        "expand": "queries averaged with",
+        "augment_gallery": "gallery averaged with",
+    }
+    for name, words in averaged.items():
         if name in scores:
-            title += f", {word} averaged with {scores[name]['neighbours']} neighbours"
+            title += f", {words} {scores[name]['neighbours']} neighbours"
             title += f" (alpha {scores[name]['alpha']:g})"
     if "trials" in scores:
         title += f", {scores['trials']} trials"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from facenet_jax.commands import score as evaluate_embeddings
-from facenet_jax.retrieval import metrics
+from facenet_jax.retrieval import Embeddings, completion, evaluate, metrics, protocols
 from facenet_jax.retrieval.rerank import rerank
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -445,3 +445,20 @@ def test_a_part_that_saw_other_modalities_is_said(files, scores, capsys):
         said = capsys.readouterr().err
         assert (words in said) if words else (said == "" and "note" not in result)
         assert result.get("note", "") == said.strip()
+
+
+def test_blinded_parts_are_completed_as_training_does(files, scores, capsys):
+    flare = {"flare": np.concatenate([arrays(0, 30)["flare"], np.zeros((30, 1), bool)], axis=1)}
+    more = {"flare": np.concatenate([arrays(1, 80)["flare"], np.zeros((80, 1), bool)], axis=1)}
+    options = files(flare, more)
+    found = scores(*options, "--protocol", "camera", "--complete", "3,2")
+    assert "blinded parts from 3 neighbours (alpha 2)" in capsys.readouterr().out
+    assert found["complete"] == {"neighbours": 3, "alpha": 2.0}
+    query, gallery = Embeddings.read_all(*options[1::2])
+    blinded = completion.blinded(query, gallery, MODALITIES)
+    how = completion.Completion(3, 2.0, *blinded)
+    expected = evaluate(query, gallery, protocols.by_name("camera"), complete=how).metrics()
+    assert found["mAP"] == expected["mAP"]
+    assert found["mAP"] != scores(*options, "--protocol", "camera")["mAP"]
+    assert evaluate_embeddings.main([*options, "--protocol", "camera", "--complete", "3"]) == 1
+    assert "--complete 3 must be neighbours,alpha" in capsys.readouterr().err
