@@ -1,6 +1,6 @@
 """FACENet on the rendered set, from scratch, in minutes on two CPU cores: what `make demo` runs.
 
-About 2.5 minutes, 1.5 GB of memory; all queries about 64 mAP. The options were chosen on another
+About 2.5 minutes, 1.5 GB of memory; all queries about 77 mAP. The options were chosen on another
 rendering (seed 7), not on the identities that are scored here; docs/benchmarks.md has the figures.
 AdamW because in a prototype plain SGD learned little in so few steps without pretrained weights.
 """
