@@ -189,7 +189,7 @@ def square(table: dict[str, dict[str, float | None]]) -> Table:
 
 def by_columns(run: Finished) -> list[Block]:
     """The same by columns of the exported embeddings, which all modalities were seen for."""
-    query, gallery = run.sides
+    query, gallery = run.seen
     names = list(query.parts)
     if len(names) < 2 or names != list(gallery.parts) or len(names) > 3:
         return [Text("The embedding has no parts of two or three modalities on both sides.")]

@@ -15,8 +15,8 @@ from facenet_jax import api, retrieval, stored
 from facenet_jax.embed import side
 from facenet_jax.inputs import dataset as datasets
 from facenet_jax.inputs.dataset import Dataset
-from facenet_jax.retrieval import Embeddings, breakdown, protocols, verification
-from facenet_jax.retrieval.scoring import configured
+from facenet_jax.retrieval import Embeddings, breakdown, completion, protocols, verification
+from facenet_jax.retrieval.scoring import completed, configured
 from facenet_jax.runtime import form
 from facenet_jax.runtime.workdir import read_json
 
@@ -47,10 +47,26 @@ class Finished:
         return configured(self.query, self.gallery, self.protocol, options, modalities)
 
     @functools.cached_property
-    def sides(self) -> tuple[Embeddings, Embeddings]:
-        """What is compared: both sides, centred if the config says so."""
+    def seen(self) -> tuple[Embeddings, Embeddings]:
+        """What the network saw in both sides, centred if the config says so."""
         make = retrieval.scoring.centred if self.config.evaluate.centre else lambda q, g: (q, g)
         return make(*retrieval.scoring.aligned(self.query, self.gallery))
+
+    @functools.cached_property
+    def sides(self) -> tuple[Embeddings, Embeddings]:
+        """What is compared: `seen`, its blinded parts completed if the config says so.
+
+        Where a protocol draws galleries, completed from the whole one.
+        """
+        query, gallery = self.seen
+        how = completed(query, gallery, self.config.evaluate, list(self.query.parts))
+        if how is None:
+            return query, gallery
+        both = completion.complete(query.embedding, gallery.embedding, query.parts, how)
+        return tuple(
+            dataclasses.replace(side, embedding=embedding)
+            for side, embedding in zip((query, gallery), both, strict=True)
+        )
 
     @functools.cached_property
     def curve(self) -> verification.Curve:

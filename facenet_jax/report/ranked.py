@@ -29,10 +29,8 @@ def lists(run: Finished) -> list[Block]:
     if words := nothing(run):
         return [Text(words)]
     blocks: list[Block] = []
-    options = run.config.evaluate
-    for name, used in (("flare_weight", options.flare_weight < 1), ("complete", options.complete)):
-        if used:
-            blocks.append(Text(f"Scored with evaluate.{name}; the lists are by plain distance."))
+    if run.config.evaluate.flare_weight < 1:
+        blocks.append(Text("Scored with evaluate.flare_weight; the lists are by plain distance."))
     for each in with_images(run):
         tiles = [Tile(picture(images), label, frame) for images, label, frame in each.shown]
         blocks.append(Tiles(each.caption, tiles))

@@ -1,6 +1,7 @@
 """The page of a run: what is on it, that it needs nothing else, and each of its computations."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from data_tfds.errors import UserError
@@ -170,6 +172,24 @@ def test_masks_are_those_of_the_network(workdirs, here, network):
     expected = np.asarray(jax.nn.sigmoid(extras["mfmp"][1, 0]).mean(axis=-1))
     assert shown[0].tiles[5].label == f"after MFMP: {expected.min():.3f} to {expected.max():.3f}"
     assert rows[0] == int(np.flatnonzero(run.query.name == shown[0].caption.split()[1])[0])
+
+
+def test_lists_are_of_completed_embeddings_where_the_scores_are(workdirs, here):
+    """The first match of every list is at the rank that the scores say; columns stay as seen."""
+    run = finished.open_finished(workdirs[0])
+    options = run.config.evaluate.copy_and_resolve_references()
+    options.complete = (3, 3.0)
+    run = dataclasses.replace(run, config=ConfigDict({"evaluate": options}))
+    assert not np.array_equal(run.sides[0].embedding, run.seen[0].embedding)
+    assert np.array_equal(run.seen[0].embedding, run.query.embedding)
+    (trial,) = run.ranking.trials
+    found = 0
+    for row, first in zip(trial.query, trial.first_match, strict=True):
+        kinds = [kind for _, kind in ranked.ranked(run, int(row)) if kind != "junk"]
+        if "right" in kinds:
+            assert kinds.index("right") + 1 == first
+            found += 1
+    assert found > 3
 
 
 def test_a_table_of_columns_says_that_it_is_one(workdirs, here):
