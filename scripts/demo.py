@@ -40,8 +40,8 @@ def recorded(page: str) -> str:
         ]
         lines.append(f"{name:21}" + "".join(f"{means[column]:>20}" for column in (0, 4, 3)))
     lines += [
-        "What this means: trained from scratch, FACENet is behind its baseline on flared queries; with",
-        "pretrained weights the two are level, and both gain by what is matched (docs/flare.md).",
+        "What this means: trained from scratch, FACENet is behind its baseline on flared queries;",
+        "with pretrained weights they are level, and both gain by what is matched (docs/flare.md).",
         "python main.py train --config configs/demo_baseline.py trains the baseline here.",
     ]
     return "\n".join(lines)
