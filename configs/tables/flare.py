@@ -1,58 +1,55 @@
-"""What helps on flared queries: FACENet flare, and what is matched (docs/flare.md)."""
+"""What helps on flared queries: FACENet, flare in training, and what is matched (docs/flare.md)."""
 
 from facenet_jax.lab import Row, Table
 
 BEFORE = {"model.neck_feature": "before", "evaluate.complete": ()}
 AFTER = {"model.neck_feature": "after", "evaluate.complete": ()}
-CENTRED = {"evaluate.centre": True}
-WEIGHED = {**AFTER, "evaluate.flare_weight": 0.5}
 COMPLETED = {**AFTER, "evaluate.complete": (3, 3.0)}
+CENTRED = {"evaluate.centre": True}
 EXPANDED = {"evaluate.expand": (5, 3.0)}
-BOTH = {**EXPANDED, "evaluate.augment_gallery": (5, 3.0)}
+ALL_EXPANDED = {**EXPANDED, "evaluate.augment_gallery": (5, 3.0)}
+RERANKED = {"evaluate.rerank": (20, 6, 0.3)}
+
+WAYS = {
+    "before": (BEFORE, ""),
+    "before centred": ({**BEFORE, **CENTRED}, "before"),
+    "after": (AFTER, "before"),
+    "after centred": ({**AFTER, **CENTRED}, "after"),
+    "weighed": ({**AFTER, "evaluate.flare_weight": 0.5}, "after"),
+    "completed": (COMPLETED, "after"),
+    "expanded": ({**AFTER, **EXPANDED}, "after"),
+    "completed and expanded": ({**COMPLETED, **EXPANDED}, "expanded"),
+    "all expanded": ({**AFTER, **ALL_EXPANDED}, "after"),
+    "completed and all expanded": ({**COMPLETED, **ALL_EXPANDED}, "all expanded"),
+    "re-ranked": ({**AFTER, **RERANKED}, "after"),
+    "completed and re-ranked": ({**COMPLETED, **RERANKED}, "re-ranked"),
+}
+"""{way of matching: (options, the way it is compared with)}; before and after the neck."""
+
 FLARE = {"augment.flare": 0.5}
-UNIT = {"losses.triplet.normalise": True, "losses.triplet.margin": 0.3}
-NO_METRIC = {"losses.triplet.weight": 0.0}
-STREAMS = "three_stream"
+TRAININGS = {
+    "flare": (FLARE, "three_stream"),
+    "unit triplet loss": (
+        {"losses.triplet.normalise": True, "losses.triplet.margin": 0.3},
+        "three_stream",
+    ),
+    "no metric loss": ({"losses.triplet.weight": 0.0}, "three_stream"),
+    "FACENet with flare": (FLARE, ""),
+}
+"""{training: (what differs from the recipe, the model as an argument of the config)}."""
 
 
 def get_table() -> Table:
-    """The baseline matched in several ways, and each method under the paper's way and the best."""
-    plain, best = "baseline", "baseline after"
-    return Table(
-        "Flare awareness",
-        "configs/demo.py",
-        (
-            Row(plain, argument=STREAMS, scored=BEFORE),
-            Row("baseline centred", argument=STREAMS, scored={**BEFORE, **CENTRED}),
-            Row(best, argument=STREAMS, scored=AFTER),
-            Row("baseline after centred", argument=STREAMS, scored={**AFTER, **CENTRED}),
-            Row("weighed", argument=STREAMS, scored=WEIGHED),
-            Row("weighed against after", argument=STREAMS, scored=WEIGHED, against=best),
-            Row("completed", argument=STREAMS, scored=COMPLETED, against=best),
-            Row("expanded", argument=STREAMS, scored={**AFTER, **EXPANDED}, against=best),
-            Row(
-                "completed and expanded",
-                argument=STREAMS,
-                scored={**COMPLETED, **EXPANDED},
-                against="expanded",
-            ),
-            Row("all expanded", argument=STREAMS, scored={**AFTER, **BOTH}, against=best),
-            Row(
-                "completed and all expanded",
-                argument=STREAMS,
-                scored={**COMPLETED, **BOTH},
-                against="all expanded",
-            ),
-            Row("FACENet", scored=BEFORE),
-            Row("FACENet after", scored=AFTER, against=best),
-            Row("FACENet completed", scored=COMPLETED, against="completed"),
-            Row("flare", FLARE, STREAMS, scored=BEFORE),
-            Row("flare after", FLARE, STREAMS, scored=AFTER, against=best),
-            Row("unit triplet loss", UNIT, STREAMS, scored=BEFORE),
-            Row("unit triplet loss after", UNIT, STREAMS, scored=AFTER, against=best),
-            Row("no metric loss", NO_METRIC, STREAMS, scored=BEFORE),
-            Row("no metric loss after", NO_METRIC, STREAMS, scored=AFTER, against=best),
-            Row("FACENet flare", FLARE, scored=BEFORE),
-            Row("FACENet flare after", FLARE, scored=AFTER, against=best),
-        ),
-    )
+    """The baseline in every way of matching, FACENet in each against it, then other trainings."""
+    rows = []
+    for way, (options, other) in WAYS.items():
+        name = f"baseline {way}"
+        against = f"baseline {other}".strip() if other else name
+        rows.append(Row(name, argument="three_stream", scored=options, against=against))
+    for way, (options, _) in WAYS.items():
+        rows.append(Row(f"FACENet {way}", scored=options, against=f"baseline {way}"))
+    for name, (changes, model) in TRAININGS.items():
+        for way, options in (("before", BEFORE), ("after", AFTER)):
+            row = Row(f"{name} {way}", changes, model, scored=options, against=f"baseline {way}")
+            rows.append(row)
+    return Table("Flare awareness", "configs/demo.py", tuple(rows))
