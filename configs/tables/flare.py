@@ -44,7 +44,7 @@ def get_table() -> Table:
     rows = []
     for way, (options, other) in WAYS.items():
         name = f"baseline {way}"
-        against = f"baseline {other}".strip() if other else name
+        against = f"baseline {other}" if other else name
         rows.append(Row(name, argument="three_stream", scored=options, against=against))
     for way, (options, _) in WAYS.items():
         rows.append(Row(f"FACENet {way}", scored=options, against=f"baseline {way}"))
