@@ -19,7 +19,7 @@ def get_config(model: str = "facenet", **choices: str):
     if "patch" in c.model:  # a ViT of some kind
         c.model.patch = 8
         c.model.drop_path = 0.0
-    # Unlike the paper: see docs/flare.md. Behind the neck alone FACENet loses on flared queries.
+    # Unlike the paper: see docs/flare.md. After the neck alone FACENet loses on flared queries.
     if "neck_feature" in c.model:
         c.model.neck_feature = "after"
         c.evaluate.complete = (3, 3.0)

@@ -191,4 +191,8 @@ def as_embeddings(
         labels.pop(statistic, None)
     if not split.complete:
         labels["present"] = (split.rows >= 0).T
-    return Embeddings(embedding, dict(parts), split.identity, split.name, labels, mixed=mixed)
+    return Embeddings(
+        *(embedding, dict(parts), split.identity, split.name, labels),
+        mixed=mixed,
+        label_modalities=tuple(split.modalities),
+    )

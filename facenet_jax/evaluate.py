@@ -47,8 +47,7 @@ def score(run: Run, state: State, of: EvalSet, embedded: Embedded | None = None)
 
 def ranked(run: Run, embedded: Embedded, of: EvalSet) -> retrieval.Result:
     """The ranking of the set, by the protocol and as `config.evaluate` wants it."""
-    options, modalities = run.config.evaluate, of.query.split.modalities
-    return configured(*embedded, of.protocol, options, modalities)
+    return configured(*embedded, of.protocol, run.config.evaluate)
 
 
 def refinements(run: Run) -> dict[str, tuple]:
@@ -68,7 +67,7 @@ def refined(run: Run, embedded: Embedded, of: EvalSet) -> retrieval.Result:
     return retrieval.evaluate(
         *(*embedded, of.protocol),
         centre=options.centre,
-        complete=completed(*embedded, options, of.query.split.modalities),
+        complete=completed(*embedded, options),
         **refinements(run),
     )
 

@@ -4,10 +4,11 @@ python scripts/flare_strength.py --sets 0.12=data/rendered 0.25=data/flare_25
     --runs baseline=runs/b0,runs/b1 FACENet=runs/f0,runs/f1 --out docs/flare_strength.png
 
 A set is named by the share of a blinded image that is saturated (facenet render data/flare_25
---flare_saturated 0.2,0.3); all must have the same queries. A line is a network and a way of
+--flare_saturated 0.2,0.3); networks are compared within a set. A line is a network and a way of
 matching it: after the neck, and `completed` besides (evaluate.complete). Gains are those over the
 first network after the neck, on flared queries, with paired 95 % intervals over query identities
 and runs (facenet_jax/retrieval/intervals.py). The figures go to a .json beside the picture.
+It needs matplotlib (.[report]).
 """
 
 import argparse
@@ -34,24 +35,22 @@ from facenet_jax.retrieval.intervals import bootstrap, paired
 from facenet_jax.run import open_run, saved_state
 from facenet_jax.runtime.checkpoint import open_checkpoints
 
-AFTER = {"model.neck_feature": "after", "evaluate.complete": ()}
-WAYS = {"": AFTER, ", completed": {**AFTER, "evaluate.complete": (3, 3.0)}}
-"""{behind the name of a network: options of matching}."""
+WAYS = {"": (), ", completed": (3, 3.0)}
+"""{what follows the name of a network: evaluate.complete}; both are matched after the neck."""
 
 
 def of_workdir(workdir: str, root: str) -> dict[str, dict[str, np.ndarray]]:
     """{way: arrays of `scores.of_queries`} of the last checkpoint of a workdir on a data set."""
-    found, embedded = {}, None
-    for way, options in WAYS.items():
-        place = open_path(workdir)
-        config = stored.read_config(place)
-        changed(config, {**options, "data.root": root}, workdir)
-        run = open_run(config, spec=stored.read_spec(place), training=False)
-        of = test_set(run)
-        if embedded is None:  # both ways match the same embeddings
-            checkpoints = open_checkpoints(place, run.dataset.protocol.select)
-            embedded = embed(run, saved_state(run, checkpoints, checkpoints.latest()), of)
-            checkpoints.close()
+    place = open_path(workdir)
+    config = stored.read_config(place)
+    changed(config, {"model.neck_feature": "after", "data.root": root}, workdir)
+    run = open_run(config, spec=stored.read_spec(place), training=False)
+    checkpoints, of = open_checkpoints(place, run.dataset.protocol.select), test_set(run)
+    embedded = embed(run, saved_state(run, checkpoints, checkpoints.latest()), of)
+    checkpoints.close()
+    found = {}
+    for way, complete in WAYS.items():
+        changed(run.config, {"evaluate.complete": complete}, workdir)
         found[way] = scores.of_queries(ranked(run, embedded, of), of.query.split)
     return found
 
@@ -95,6 +94,7 @@ def draw(lines: dict[str, list[dict]], path: pathlib.Path) -> None:
     """mAP of flared queries on the left, the gain over the first line on the right."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for number, (name, points) in enumerate(lines.items()):
+        # Side by side, so that one interval does not hide another.
         x = np.array([point["strength"] for point in points]) + 0.004 * number
         left.plot(x, [100 * point["mAP"] for point in points], marker="o", label=name)
         gain, low, high = (
@@ -113,9 +113,11 @@ def draw(lines: dict[str, list[dict]], path: pathlib.Path) -> None:
 
 def pairs(words: list[str], option: str) -> dict[str, str]:
     """NAME=VALUE words as a mapping."""
-    if not all("=" in word for word in words):
-        raise UserError(f"{option} {' '.join(words)} must be NAME=VALUE, one or more.", 2)
-    return dict(word.split("=", 1) for word in words)
+    found = dict(word.split("=", 1) for word in words if "=" in word)
+    if len(found) < len(words):
+        text = " ".join(words)
+        raise UserError(f"{option} {text} must be NAME=VALUE, one or more, each name once.", 2)
+    return found
 
 
 def strength(text: str) -> float:
@@ -138,6 +140,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         sets = {strength(name): root for name, root in pairs(options.sets, "--sets").items()}
         runs = {name: dirs.split(",") for name, dirs in pairs(options.runs, "--runs").items()}
+        if len(sets) < len(options.sets):
+            raise UserError("Each set needs a strength of its own.", 2)
+        if options.out.suffix != ".png" or not options.out.absolute().parent.is_dir():
+            raise UserError(f"--out {options.out} must be a .png in a folder that exists.", 2)
         if len({len(dirs) for dirs in runs.values()}) > 1:
             raise UserError("Every name of --runs needs as many workdirs as the others.", 2)
         lines = measured(sets, runs)

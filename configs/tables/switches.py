@@ -1,11 +1,23 @@
 """FACENet's switches on equal terms: masks, gate, heads and the release's form (docs/flare.md)."""
 
+from configs import common
+from configs.official import official
+from configs.tables.facenet_3 import NO_FCE, NO_HEADS, NO_MC, NO_MFMP
+from configs.tables.flare import AFTER, BEFORE
 from facenet_jax.lab import Row, Table
+from facenet_jax.stored import flat
 
-NO_MC = {"losses.mc.weight": 0.0}
-NO_FCE = {"model.fce.enabled": False}
-NO_MFMP = {"model.mfmp.enabled": False}
-NO_HEADS = {"model.flare_heads": False, "losses.mask_kl.weight": 0.0}
+
+def release() -> dict[str, object]:
+    """{option: value} of the network and the losses in which the preset `official` differs."""
+    ours, theirs = (
+        flat(c.to_dict())
+        for c in (common.get_config("facenet"), official(common.get_config("facenet")))
+    )
+    kept = [name for name in theirs if name.startswith(("model.", "losses."))]
+    return {name: theirs[name] for name in kept if ours[name] != theirs[name]}
+
+
 ROWS = {
     "MC": {**NO_FCE, **NO_MFMP, **NO_HEADS},
     "FCE": {**NO_MC, **NO_MFMP, **NO_HEADS},
@@ -20,30 +32,13 @@ ROWS = {
     },
     "always": {"model.fce.gate": "always"},
     "supervised heads": {"losses.flare.weight": 0.5},
-    "release's form": {
-        "model.mfmp.split": "windows",
-        "model.mfmp.heads": 16,
-        "model.mfmp.norms": 2,
-        "model.mfmp.norm_epsilon": 1e-5,
-        "model.mfmp.dropout": 0.5,
-        "model.mfmp.initializer": "torch",
-        "model.fce.mask": "hard",
-        "model.fce.mask_bias": 0.0,
-        "model.fce.keep": "near_infrared",
-        "model.fce.gate": "batch",
-        "losses.mask_kl.weight": 0.8,
-        "losses.mask_kl.reduction": "batch",
-        "losses.mc.reduction": "batch",
-    },
+    "release's form": release(),
 }
 """{row: what differs from FACENet's recipe}."""
 
-BEFORE = {"model.neck_feature": "before", "evaluate.complete": ()}
-AFTER = {"model.neck_feature": "after", "evaluate.complete": ()}
-
 
 def get_table() -> Table:
-    """Each before and behind the neck, against the baseline matched in the same way."""
+    """Each before and after the neck, against the baseline matched in the same way."""
     plain, best = "baseline", "baseline after"
     rows = [
         Row(plain, argument="three_stream", scored=BEFORE),

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         if rules[0] != rules[1]:
             print(f"A is matched with {rules[0].words}, B with {rules[1].words}.")
         rankings = [
-            configured(*both, protocols.by_name(name), of, list(both[0].parts))
+            configured(*both, protocols.by_name(name), of)
             for both, name, of in zip(sides, names, rules, strict=True)
         ]
         both = compare.pair(*rankings, sides[0][0], sides[1][0])

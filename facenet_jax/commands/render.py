@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=two_shares,
         metavar="LOW,HIGH",
         default=glare.SATURATED,
-        help="how much of a blinded picture is saturated, 0..1",
+        help="how much of a blinded picture is saturated, 0..1; up to 0.05 its label says no flare",
     )
     parser.add_argument("--workers", type=int, help="processes; default: one per core")
     options = vars(parser.parse_args(arguments))

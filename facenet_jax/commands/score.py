@@ -104,11 +104,11 @@ def evaluate(options: argparse.Namespace) -> dict:
         for name in ("complete", "expand", "augment_gallery")
         if getattr(options, name) is not None
     }
-    weights, filled, names = None, None, list(whole[0].parts)
+    weights, filled = None, None
     if options.complete is not None:
-        filled = Completion(*averaged["complete"], *completion.blinded(query, gallery, names))
+        filled = Completion(*averaged["complete"], *completion.blinded(query, gallery))
     if options.flare_weight != 1:
-        weights = reliability.of_flare(query, gallery, names, options.flare_weight)
+        weights = reliability.of_flare(query, gallery, options.flare_weight)
     result = retrieval.evaluate(
         *(query, gallery, protocol),
         rerank=rerank,

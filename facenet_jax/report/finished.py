@@ -43,8 +43,7 @@ class Finished:
     @functools.cached_property
     def ranking(self) -> retrieval.Result:
         """The ranking of all queries, as the config wants it."""
-        options, modalities = self.config.evaluate, list(self.query.parts)
-        return configured(self.query, self.gallery, self.protocol, options, modalities)
+        return configured(self.query, self.gallery, self.protocol, self.config.evaluate)
 
     @functools.cached_property
     def seen(self) -> tuple[Embeddings, Embeddings]:
@@ -59,7 +58,7 @@ class Finished:
         Where a protocol draws galleries, completed from the whole one.
         """
         query, gallery = self.seen
-        how = completed(query, gallery, self.config.evaluate, list(self.query.parts))
+        how = completed(query, gallery, self.config.evaluate)
         if how is None:
             return query, gallery
         both = completion.complete(query.embedding, gallery.embedding, query.parts, how)

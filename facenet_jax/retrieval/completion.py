@@ -12,7 +12,7 @@ takes. Ours, in no paper: query expansion (`retrieval.expansion`) only of what i
 no identity or camera is looked at.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -32,14 +32,11 @@ class Completion(NamedTuple):
     of_gallery: np.ndarray  # bool [G, P]
 
 
-def blinded(
-    query: Embeddings, gallery: Embeddings, modalities: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
+def blinded(query: Embeddings, gallery: Embeddings) -> tuple[np.ndarray, np.ndarray]:
     """Which parts of the query [Q, P] and of the gallery [G, P] are blinded, or lack their image.
 
-    `modalities` are the M of the labels `flare` and `present` [N, M]; parts that are none of them
-    are never blinded. UserError where the sides have other parts, and where one has no label
-    `flare` or one of another number of modalities.
+    Parts that are no modality never are. UserError where the sides have other parts, and where one
+    does not say which of its modalities are flared.
     """
     if not query.parts or list(query.parts) != list(gallery.parts):
         raise UserError(
@@ -49,21 +46,19 @@ def blinded(
         )
     found = []
     for side in (query, gallery):
-        flare, present = side.labels.get("flare"), side.labels.get("present")
-        if flare is None or flare.shape[1] != len(modalities):
+        flared, present = side.by_part("flare"), side.by_part("present", other=True)
+        if flared is None:
             raise UserError(
-                f"To complete embeddings, {side.origin or 'each side'} needs the label flare of "
-                f"its {len(modalities)} modalities; set config.evaluate.complete to ()."
+                "To complete embeddings, the label flare [N, M] of the modalities "
+                f"{', '.join(side.label_modalities) or '(none)'} is needed, which "
+                f"{side.origin or 'a side'} lacks; set config.evaluate.complete to ()."
             )
-        unreliable = flare if present is None else flare | ~present
-        named = dict(zip(modalities, unreliable.T, strict=True))
-        none = np.zeros(len(side), bool)
-        found.append(np.stack([named.get(part, none) for part in side.parts], axis=1))
+        found.append(flared if present is None else flared | ~present)
     return found[0], found[1]
 
 
 def complete(
-    query: np.ndarray, gallery: np.ndarray, parts: dict[str, tuple[int, int]], how: Completion
+    query: np.ndarray, gallery: np.ndarray, parts: Mapping[str, tuple[int, int]], how: Completion
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both sides [Q, E] and [G, E] float32, with the parts replaced that `how` names.
 

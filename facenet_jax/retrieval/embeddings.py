@@ -1,7 +1,8 @@
 """Embeddings of one side with their labels, and the .npz file that holds them.
 
 The file's arrays: `embedding` float [N, E]; `parts` int [P, 2], the columns start, stop of each
-part; `modalities` str [P], the names of the parts; `identity` int [N], -1 where it is not known;
+part; `modalities` str [P], the names of the parts; `label_modalities` str [M], those of the columns
+of labels [N, M] (absent: the parts); `identity` int [N], -1 where it is not known;
 `name` str [N]; `mixed` str, the parts that in some rows hold something of other modalities; and any
 further labels [N] or [N, M], such as `camera`, `scene`, `view`, `night` int [N] (-1: not known).
 """
@@ -23,7 +24,7 @@ KNOWN = {
 }
 """Labels whose type is agreed: kind, and the axes after [N]."""
 
-OWN = ("embedding", "parts", "modalities", "identity", "name", "mixed")
+OWN = ("embedding", "parts", "modalities", "label_modalities", "identity", "name", "mixed")
 """Arrays that are no labels."""
 
 
@@ -38,6 +39,7 @@ class Embeddings:
     labels: Mapping[str, np.ndarray]  # further arrays [N] or [N, M]
     origin: str = ""  # where it was read from, for errors
     mixed: tuple[str, ...] = ()  # parts that in some rows hold something of other modalities
+    label_modalities: tuple[str, ...] = ()  # the M of labels [N, M]
 
     def __post_init__(self):
         embedding = self.embedding
@@ -69,6 +71,19 @@ class Embeddings:
     def flared(self) -> np.ndarray | None:
         """Whether any modality of a row is flared, bool [N]; None where no label says so."""
         return self.labels["flare"].any(axis=1) if "flare" in self.labels else None
+
+    def by_part(self, label: str, other: bool = False) -> np.ndarray | None:
+        """A true/false label [N, M] of modalities as one of the parts, bool [N, P].
+
+        `other` for parts that are no modality; None where there is no such label, or its columns
+        are not those of `label_modalities`.
+        """
+        column = self.labels.get(label)
+        if column is None or column.shape[1:] != (len(self.label_modalities),):
+            return None
+        named = dict(zip(self.label_modalities, column.T, strict=True))
+        rest = np.full(len(self), other)
+        return np.stack([named.get(part, rest) for part in self.parts], axis=1)
 
     def select(self, parts: Sequence[str]) -> "Embeddings":
         """The columns of these parts alone, in this order.
@@ -105,7 +120,14 @@ class Embeddings:
             modalities=np.array(list(self.parts), np.str_),
             identity=self.identity,
             **self.labels,
-            **({"mixed": np.array(self.mixed, np.str_)} if self.mixed else {}),
+            **{
+                name: np.array(words, np.str_)
+                for name, words in (
+                    ("mixed", self.mixed),
+                    ("label_modalities", self.label_modalities),
+                )
+                if words
+            },
             name=self.name,
         )
         write_bytes(path, file.getvalue())
@@ -134,9 +156,10 @@ class Embeddings:
         embedding, identity, name = (arrays.pop(key) for key in ("embedding", "identity", "name"))
         mixed = tuple(arrays.pop("mixed", np.zeros(0, np.str_)).tolist())
         named = parts_of(arrays, origin)
+        columns = tuple(arrays.pop("label_modalities", np.array(list(named), np.str_)).tolist())
         if np.issubdtype(embedding.dtype, np.floating) and embedding.ndim == 2:
             embedding = _as_float32(embedding)
-        result = cls(embedding, named, identity, name, arrays, origin, mixed)
+        result = cls(embedding, named, identity, name, arrays, origin, mixed, columns)
         broken = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
         if len(broken):
             raise UserError(

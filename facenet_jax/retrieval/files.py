@@ -35,7 +35,7 @@ HARMLESS = 2**28
 
 REQUIRED = ("embedding", "identity")
 
-TEXTS = ("name", "identity_name", "modalities", "mixed")
+TEXTS = ("name", "identity_name", "modalities", "label_modalities", "mixed")
 """Arrays that are text; that of any other stands for the values of a label."""
 
 

@@ -7,7 +7,7 @@ The similarity of query q and gallery row g is the weighted mean of the cosines 
 and the distance 1 - s. Every part counts alike, however long its feature is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -57,24 +57,20 @@ def unit_parts(side: Embeddings) -> list[np.ndarray]:
 
 
 def of_flare(
-    query: Embeddings, gallery: Embeddings, modalities: Sequence[str], weight: float
+    query: Embeddings, gallery: Embeddings, weight: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reliabilities [Q, P] and [G, P] of parts that are modalities: `weight` where flared, else 1.
+    """Reliabilities [Q, P] and [G, P] of parts: `weight` where the modality is flared, else 1.
 
-    `modalities` are the M of the label `flare` [N, M]. UserError where a side has no such label, or
-    one of another number of modalities.
+    UserError where a side does not say which of its modalities are flared.
     """
     found = []
     for side in (query, gallery):
-        flare = side.labels.get("flare")
-        if flare is None or flare.shape[1] != len(modalities):
-            has = "no label flare" if flare is None else f"flare of {flare.shape[1]} modalities"
+        flared = side.by_part("flare")
+        if flared is None:
             raise UserError(
-                f"A flare weight below 1 needs to know which of {', '.join(modalities) or 'none'} "
-                f"is flared, but {side.origin or 'a side'} has {has}; set it to 1."
+                f"A flare weight below 1 needs the label flare [N, M] of the modalities "
+                f"{', '.join(side.label_modalities) or '(none)'}, which "
+                f"{side.origin or 'a side'} lacks; set it to 1."
             )
-        named = dict(zip(modalities, flare.T, strict=True))
-        clean = np.zeros(len(side), bool)
-        columns = [np.where(named.get(part, clean), weight, 1.0) for part in side.parts]
-        found.append(np.stack(columns, axis=1))
+        found.append(np.where(flared, weight, 1.0))
     return found[0], found[1]

@@ -1,7 +1,6 @@
 """The score of a query side against a gallery side under a protocol, over all its trials."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -135,34 +134,30 @@ def configured(
     gallery: Embeddings,
     protocol: Protocol,
     options: Any,
-    modalities: Sequence[str],
 ) -> Result:
     """`evaluate`, as `centre`, `complete` and `flare_weight` of a config's section `evaluate` say.
 
-    `modalities` are the M of the label `flare` [N, M]. Features without parts, such as pixels, are
-    compared as a whole. UserError as by `evaluate`, `completion` and `reliability.of_flare`.
+    Features without parts, such as pixels, are compared as a whole. UserError as by `evaluate`,
+    `completion` and `reliability.of_flare`.
     """
     return evaluate(
         *(query, gallery, protocol),
         centre=options.centre,
-        complete=completed(query, gallery, options, modalities),
+        complete=completed(query, gallery, options),
         reliabilities=(
-            reliability.of_flare(query, gallery, modalities, options.flare_weight)
+            reliability.of_flare(query, gallery, options.flare_weight)
             if options.flare_weight < 1 and query.parts
             else None
         ),
     )
 
 
-def completed(
-    query: Embeddings, gallery: Embeddings, options: Any, modalities: Sequence[str]
-) -> Completion | None:
+def completed(query: Embeddings, gallery: Embeddings, options: Any) -> Completion | None:
     """What `complete` of a config's section `evaluate` says of two sides, see `configured`."""
     if not options.complete or not query.parts:
         return None
     neighbours, alpha = options.complete
-    blinded = completion.blinded(query, gallery, modalities)
-    return Completion(int(neighbours), float(alpha), *blinded)
+    return Completion(int(neighbours), float(alpha), *completion.blinded(query, gallery))
 
 
 def _of_rows(side, rows):

@@ -54,9 +54,18 @@ def test_gains_are_those_of_flared_queries_over_the_first_line(tmp_path, monkeyp
         (["data/rendered"], ["A=a"], "--sets data/rendered must be NAME=VALUE"),
         (["weak=x"], ["A=a"], "weak of a set must be a number"),
         (["0.1=x"], ["A=a,b", "B=c"], "as many workdirs"),
+        (["0.1=x", "0.10=y"], ["A=a"], "a strength of its own"),
+        (["0.1=x"], ["A=a", "A=b"], "each name once"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(sets, runs, words, capsys, tmp_path):
     out = str(tmp_path / "x.png")
     assert flare_strength.main(["--sets", *sets, "--runs", *runs, "--out", out]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x.svg", "no_folder/x.png"])
+def test_a_picture_that_cannot_be_written_is_refused_first(name, capsys, tmp_path):
+    words = ["--sets", "0.1=x", "--runs", "A=a", "--out", str(tmp_path / name)]
+    assert flare_strength.main(words) == 2
+    assert "must be a .png in a folder that exists" in capsys.readouterr().err

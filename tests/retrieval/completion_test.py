@@ -14,7 +14,6 @@ from facenet_jax.retrieval.completion import Completion
 from facenet_jax.retrieval.scoring import configured
 
 PARTS = {"visible": (0, 3), "near_infrared": (3, 5), "thermal": (5, 9)}
-MODALITIES = list(PARTS)
 PROTOCOL = Protocol("x/none", junk="none")
 
 
@@ -28,11 +27,12 @@ def side(count, seed, share=0.4):
         np.arange(count) % 4,
         np.arange(count).astype(str),
         {"flare": flare},
+        label_modalities=tuple(PARTS),
     )
 
 
 def how(query, gallery, neighbours=3, alpha=2.0):
-    return Completion(neighbours, alpha, *completion.blinded(query, gallery, MODALITIES))
+    return Completion(neighbours, alpha, *completion.blinded(query, gallery))
 
 
 def twin(x, gallery, of_x, of_gallery, neighbours, alpha):
@@ -93,12 +93,24 @@ def test_the_order_of_the_gallery_changes_no_bit():
 
 def test_a_missing_image_is_completed_like_a_blinded_one():
     query, gallery = side(6, 0, share=0.0), side(8, 1, share=0.0)
-    assert not completion.blinded(query, gallery, MODALITIES)[0].any()
+    assert not completion.blinded(query, gallery)[0].any()
     present = np.ones((6, 3), bool)
     present[2, 2] = False
     query.labels["present"] = present
-    of_query, _ = completion.blinded(query, gallery, MODALITIES)
+    of_query, _ = completion.blinded(query, gallery)
     np.testing.assert_array_equal(of_query, ~present)
+
+
+def test_a_part_that_is_no_modality_is_never_blinded(tmp_path):
+    """As DeMo's experts; the columns of the labels are named in the file."""
+    parts = {"visible": (0, 3), "near_infrared": (3, 5), "thermal": (5, 7), "experts": (7, 9)}
+    written = [dataclasses.replace(x, parts=parts) for x in (side(6, 0), side(8, 1))]
+    for number, one in enumerate(written):
+        one.write(tmp_path / f"{number}.npz")
+    read = Embeddings.read_all(tmp_path / "0.npz", tmp_path / "1.npz")
+    for one, of in zip(written, completion.blinded(*read), strict=True):
+        np.testing.assert_array_equal(of[:, :3], one.labels["flare"])
+        assert not of[:, 3].any()
 
 
 def test_evaluation_ranks_completed_embeddings_within_each_trial():
@@ -134,14 +146,14 @@ def test_it_comes_before_expansion():
 def test_the_option_is_read_from_the_config():
     query, gallery = side(12, 0), side(20, 1)
     options = ConfigDict({"centre": False, "flare_weight": 1.0, "complete": (3, 2.0)})
-    found = configured(query, gallery, PROTOCOL, options, MODALITIES)
+    found = configured(query, gallery, PROTOCOL, options)
     expected = retrieval.evaluate(query, gallery, PROTOCOL, complete=how(query, gallery))
     plain = retrieval.evaluate(query, gallery, PROTOCOL)
     values = [x.trials[0].average_precision for x in (found, expected, plain)]
     np.testing.assert_array_equal(values[0], values[1])
     assert not np.array_equal(values[0], values[2])
     pixels = dataclasses.replace(query, parts={}), dataclasses.replace(gallery, parts={})
-    same = configured(*pixels, PROTOCOL, options, MODALITIES).trials[0].average_precision
+    same = configured(*pixels, PROTOCOL, options).trials[0].average_precision
     np.testing.assert_array_equal(same, values[2])
 
 
@@ -163,11 +175,14 @@ def test_what_does_not_fit_is_one_sentence(change, words):
 def test_embeddings_without_the_label_are_refused():
     query, gallery = side(12, 0), side(20, 1)
     bare = dataclasses.replace(gallery, labels={})
-    with pytest.raises(UserError, match="label flare of its 3 modalities"):
-        completion.blinded(query, bare, MODALITIES)
+    with pytest.raises(
+        UserError,
+        match=r"label flare .* visible, near_infrared, thermal is needed, which a side lacks",
+    ):
+        completion.blinded(query, bare)
     other = dataclasses.replace(gallery, parts={"visible": (0, 9)})
     with pytest.raises(UserError, match="only parts that both have can be completed"):
-        completion.blinded(query, other, MODALITIES)
+        completion.blinded(query, other)
     given = how(query, gallery)
     ones = np.ones((12, 3)), np.ones((20, 3))
     with pytest.raises(UserError, match="take one of them"):

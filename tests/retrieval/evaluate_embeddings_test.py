@@ -455,7 +455,7 @@ def test_blinded_parts_are_completed_as_training_does(files, scores, capsys):
     assert "blinded parts from 3 neighbours (alpha 2)" in capsys.readouterr().out
     assert found["complete"] == {"neighbours": 3, "alpha": 2.0}
     query, gallery = Embeddings.read_all(*options[1::2])
-    blinded = completion.blinded(query, gallery, MODALITIES)
+    blinded = completion.blinded(query, gallery)
     how = completion.Completion(3, 2.0, *blinded)
     expected = evaluate(query, gallery, protocols.by_name("camera"), complete=how).metrics()
     assert found["mAP"] == expected["mAP"]

@@ -25,6 +25,7 @@ def side(count, seed, identities=4):
         identity,
         np.arange(count).astype(str),
         {"camera": rng.integers(0, 3, count), "flare": rng.random((count, 2)) < 0.4},
+        label_modalities=tuple(PARTS),
     )
 
 
@@ -46,7 +47,7 @@ def twin(query, gallery, of_query, of_gallery):
 def sides(monkeypatch):
     monkeypatch.setattr(reliability, "BLOCK", 4)
     query, gallery = side(9, 0), side(16, 1)
-    return query, gallery, reliability.of_flare(query, gallery, list(PARTS), 0.3)
+    return query, gallery, reliability.of_flare(query, gallery, 0.3)
 
 
 def test_distances_are_those_of_the_twin(sides):
@@ -81,27 +82,26 @@ def test_trials_take_their_rows_of_the_weights(sides):
 def test_of_flare_takes_the_columns_of_the_parts_by_name():
     one = side(2, 0)
     flare = np.array([[True, False, False], [False, True, False]])
-    one = dataclasses.replace(one, labels={"flare": flare})
     names = ("near_infrared", "visible", "thermal")
-    found, same = reliability.of_flare(one, one, names, 0.5)
+    one = dataclasses.replace(one, labels={"flare": flare}, label_modalities=names)
+    found, same = reliability.of_flare(one, one, 0.5)
     np.testing.assert_array_equal(found, [[1, 1], [0.5, 1]])  # visible, thermal
     np.testing.assert_array_equal(same, found)
-    with pytest.raises(UserError, match="a side has flare of 3 modalities; set it to 1"):
-        reliability.of_flare(one, one, names[1:], 0.5)
-    with pytest.raises(UserError, match="a side has no label flare"):
-        reliability.of_flare(dataclasses.replace(one, labels={}), one, names, 0.5)
+    for other in ({"label_modalities": names[1:]}, {"labels": {}}):
+        with pytest.raises(UserError, match="which a side lacks; set it to 1"):
+            reliability.of_flare(dataclasses.replace(one, **other), one, 0.5)
 
 
 def test_options_of_a_config_say_how_to_match(sides):
     query, gallery, weights = sides
     protocol = Protocol("x/camera", junk="camera")
     options = ConfigDict({"centre": True, "complete": (), "flare_weight": 0.3})
-    found = configured(query, gallery, protocol, options, list(PARTS)).metrics()
+    found = configured(query, gallery, protocol, options).metrics()
     expected = retrieval.evaluate(query, gallery, protocol, centre=True, reliabilities=weights)
     assert found == expected.metrics()
     options.flare_weight = 1.0
     expected = retrieval.evaluate(query, gallery, protocol, centre=True).metrics()
-    assert configured(query, gallery, protocol, options, list(PARTS)).metrics() == expected
+    assert configured(query, gallery, protocol, options).metrics() == expected
 
 
 def test_refusals(sides):
