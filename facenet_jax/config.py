@@ -26,6 +26,7 @@ from facenet_jax.options import (
     numbers,
     one_of,
     options_of,
+    pair,
     problems,
     rising,
     schedule,
@@ -142,7 +143,7 @@ OPTIM: Options = {
     "clip": Option(0.0, "largest global norm of the gradient; 0: no limit", at_least(0)),
 }
 
-MEANS = absent_or(numbers(2, at_least(0)))
+MEANS = absent_or(pair(whole(1), at_least(0)))
 
 EVALUATE: Options = {
     "batch": Option(64, "samples in a call of the device", whole(1)),
@@ -295,8 +296,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     found = problems(options, values, "config") + found
     if not found and not any(section.weight for section in config.losses.values()):
         found.append("every weight in config.losses is 0, so there is nothing to learn")
-    others = ("complete", "expand", "augment_gallery", "rerank")
-    used = [name for name in others if config.evaluate[name]]
+    used = [x for x in ("complete", "expand", "augment_gallery", "rerank") if config.evaluate[x]]
     if not found and used and config.evaluate.flare_weight < 1:
         found.append(f"config.evaluate.{used[0]} does not know evaluate.flare_weight; take one")
     if not found and config.augment.flare and config.data.flare_rule != "per_modality":

@@ -84,6 +84,16 @@ def numbers(count: int, each: Legal) -> Legal:
     return Legal(f"{count} numbers, each {each.words}", accepts)
 
 
+def pair(first: Legal, second: Legal) -> Legal:
+    """Two values, each as its own rule says."""
+
+    def accepts(x: Any) -> bool:
+        two = isinstance(x, list | tuple) and len(x) == 2
+        return two and first.accepts(x[0]) and second.accepts(x[1])
+
+    return Legal(f"({first.words}, {second.words})", accepts)
+
+
 def absent_or(legal: Legal) -> Legal:
     """Nothing, (), or what `legal` says."""
     return Legal(

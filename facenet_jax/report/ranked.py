@@ -31,6 +31,9 @@ def lists(run: Finished) -> list[Block]:
     blocks: list[Block] = []
     if run.config.evaluate.flare_weight < 1:
         blocks.append(Text("Scored with evaluate.flare_weight; the lists are by plain distance."))
+    if run.config.evaluate.complete:
+        words = "Parts of flared modalities come from similar gallery rows (evaluate.complete)."
+        blocks.append(Text(words))
     for each in with_images(run):
         tiles = [Tile(picture(images), label, frame) for images, label, frame in each.shown]
         blocks.append(Tiles(each.caption, tiles))

@@ -190,6 +190,8 @@ def test_a_section_that_is_missing_or_is_none_is_named(section):
         ({"model__name": "resnet9000"}, "resnet9000"),
         ({"model__name": "three_stream"}, "has no option 'fce', 'flare_heads', 'mfmp'"),
         ({"model__heads": 3}, "heads"),
+        ({"evaluate__complete": (2.5, 3.0)}, r"evaluate.complete is \(2.5, 3.0\)"),
+        ({"evaluate__expand": (0, 3.0)}, r"evaluate.expand is \(0, 3.0\)"),
     ],
 )
 def test_what_does_not_fit_together_is_said(changes, words):
