@@ -7,8 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from facenet_jax.precision import wide
+
+SOFTMAX = "softmax"
+"""The name of the maximum and the sum of each row of scores, for rematerialisation."""
 
 Parts = Sequence[jax.Array]
 """Tokens in one or more arrays [B, n, D], or their heads [B, heads, n, d].
@@ -47,8 +51,9 @@ def attention_forward(
         for part in k
     ]
     top = functools.reduce(jnp.maximum, [x.max(-1, keepdims=True) for x in scores])
+    top = checkpoint_name(top, SOFTMAX)
     weights = [jnp.exp(x - top) for x in scores]
-    total = sum(x.sum(-1, keepdims=True) for x in weights)
+    total = checkpoint_name(sum(x.sum(-1, keepdims=True) for x in weights), SOFTMAX)
     weights = tuple((x / total).astype(part.dtype) for x, part in zip(weights, v, strict=True))
     return added("bhts,bhsd->bhtd", weights, v), (q, k, v, weights)
 
@@ -60,6 +65,8 @@ def attention_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, Any,
     speed of float32. Fused attention kernels round it, and the weights, as here.
     """
     q, k, v, weights = saved
+    # Otherwise XLA:TPU computes the exponential again inside each of the products below.
+    weights = jax.lax.optimization_barrier(weights)
     of_weights = [jnp.einsum("bhtd,bhsd->bhts", gradient, part) for part in v]
     both = [(wide(x), wide(g)) for x, g in zip(weights, of_weights, strict=True)]
     mean = sum(jnp.sum(x * g, axis=-1, keepdims=True) for x, g in both)

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from facenet_jax.models.attention import SOFTMAX
 from facenet_jax.models.layers import (
     PLAIN,
     PRODUCT,
@@ -25,7 +26,8 @@ REMAT = {
     "auto": None,  # `run.fitting` builds the network again with one of the others
     "none": None,
     # By name: JAX's policies for products go by their batch axes, and stacked modalities are one.
-    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
+    # With the maxima and sums of the softmax its weights come back in one pass over the scores.
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT, SOFTMAX),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

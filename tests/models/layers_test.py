@@ -181,6 +181,18 @@ def test_bfloat16_products_leave_the_residual_stream_float32():
     np.testing.assert_allclose(y, run_block(exact, variables, x), rtol=0, atol=0.05)
 
 
+def test_layer_norms_of_bfloat16_blocks_are_exact_at_a_mean_of_ten_deviations():
+    """Their one pass loses digits there; published ViTs have a mean below a deviation."""
+    x = noise(2, 5, 64) + 10.0
+    layer, exact = block(dtype=jnp.bfloat16), block()
+    variables = shaken(exact, [x], jnp.float32(0), False)
+    _, one = layer.apply(variables, [x], jnp.float32(0), False, capture_intermediates=True)
+    _, two = exact.apply(variables, [x], jnp.float32(0), False, capture_intermediates=True)
+    one, two = (found["intermediates"]["norm1"]["__call__"][0] for found in (one, two))
+    assert np.abs(one - two).max() > 0  # so that the pass is really another
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+
+
 def test_dense_orders_heads_inside_its_product():
     """The parameters are those of the plain layer: heads are runs of columns."""
     layer, x = Dense(12), noise(2, 5, 8)

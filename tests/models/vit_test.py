@@ -112,6 +112,18 @@ def test_remat_and_unroll_change_no_value_and_no_gradient(remat, unroll):
     )
 
 
+def test_dense_results_and_softmax_statistics_are_not_computed_again():
+    """With "dots" the backward pass has neither the maxima of the scores nor their sums."""
+    images = tiny.noise(4, 16, 8, 3)
+    found = {}
+    for remat in ("none", "dots", "full"):
+        layer = trunk(remat=remat)
+        variables = tiny.draw(jax.eval_shape(lambda layer=layer: layer.init(KEY, images, False)))
+        loss = jax.grad(lambda v, layer=layer: jnp.sum(layer.apply(v, images, False)))
+        found[remat] = str(jax.make_jaxpr(loss)(variables)).count("reduce_max[")
+    assert found["dots"] == found["none"] == found["full"] / 2 > 0
+
+
 def test_drop_path_follows_its_rates():
     """A rate near 1 in every block leaves patches and positions alone; 0 changes nothing."""
     images = tiny.noise(4, 16, 8, 3)
