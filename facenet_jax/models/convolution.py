@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from facenet_jax.models.product import product
+
 kaiming = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # He et al. 2015
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """What PyTorch gives kernels by default, +-1 / sqrt(fan_in)."""
@@ -37,7 +39,7 @@ def as_product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     tall, wide = (stride * (pixels - 1) + 1 for pixels in (rows, columns))
     x = jnp.concatenate([x[:, i : i + tall : stride] for i in range(side)], axis=-1)
     x = jnp.concatenate([x[:, :, j : j + wide : stride] for j in range(side)], axis=-1)
-    return x @ kernel.swapaxes(0, 1).reshape(-1, kernel.shape[-1])
+    return product("bhwx,xy->bhwy", x, kernel.swapaxes(0, 1).reshape(-1, kernel.shape[-1]))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -19,6 +19,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from facenet_jax.models.attention import Parts, attention
+from facenet_jax.models.product import product
 from facenet_jax.models.rope import Rope, rotated
 from facenet_jax.precision import wide
 
@@ -57,7 +58,8 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array, columns: slice = slice(None)) -> jax.Array:
         """[..., D] to [..., features] in `dtype`."""
         kernel, bias = self.weights(x.shape[-1], columns)
-        return self.result(x.astype(self.dtype) @ kernel, bias)
+        rows = "abcd"[: x.ndim - 1]
+        return self.result(product(f"{rows}x,xy->{rows}y", x.astype(self.dtype), kernel), bias)
 
     def to_heads(
         self, x: jax.Array, heads: int, columns: slice = slice(None), add_bias: bool = True
@@ -69,7 +71,7 @@ class Dense(nn.Module):
         kernel, bias = self.weights(x.shape[-1], columns)
         bias = bias if add_bias else None
         kernel = kernel.reshape(len(kernel), heads, -1)
-        y = jnp.einsum("btc,chd->bhtd", x.astype(self.dtype), kernel)
+        y = product("btc,chd->bhtd", x.astype(self.dtype), kernel)
         return self.result(y, None if bias is None else bias.reshape(heads, 1, -1))
 
     def from_heads(self, x: jax.Array) -> jax.Array:
@@ -77,7 +79,7 @@ class Dense(nn.Module):
         heads, size = x.shape[1], x.shape[3]
         kernel, bias = self.weights(heads * size, slice(None))
         kernel = kernel.reshape(heads, size, -1)
-        return self.result(jnp.einsum("bhtd,hdc->btc", x.astype(self.dtype), kernel), bias)
+        return self.result(product("bhtd,hdc->btc", x.astype(self.dtype), kernel), bias)
 
     def result(self, y: jax.Array, bias: jax.Array | None) -> jax.Array:
         """y with the bias, under the name that rematerialisation knows."""
