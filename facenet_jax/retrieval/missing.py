@@ -22,7 +22,8 @@ BySubset = Mapping[Subset, Embeddings]
 MATCHINGS = ("shared", "mean")
 """How samples of different modalities are compared.
 
-shared: by the parts that both have, mostly one for each modality; a part that is missing is 0.
+shared: by the parts that both have, mostly one for each modality. Where samples lack modalities at
+random a part that is missing is 0, so that the length of a gallery row counts its other parts too.
 mean: by the mean of the parts that a sample has (CCNet Eq. 17), which needs branches with a common
 space, such as the CdC loss makes.
 """
@@ -73,17 +74,21 @@ def each_against_each(
 
     None where nothing is shared and `matching` is "shared". `centre` as of `evaluate`.
     """
-    rows, columns = (
+    sides = [
         {subset: joined(side, _all_have(side, subset), matching) for subset in side}
         for side in (query, gallery)
-    )
+    ]
     table: dict[str, dict[str, dict[str, Any] | None]] = {}
-    for of_query, left in rows.items():
+    for of_query, left in sides[0].items():
         row = table["+".join(of_query)] = {}
-        for of_gallery, right in columns.items():
-            common = query[of_query].parts.keys() & gallery[of_gallery].parts.keys()
-            compared = matching == "mean" or common
-            scores = evaluate(left, right, protocol, centre=centre).metrics() if compared else None
+        for of_gallery, right in sides[1].items():
+            pair, scores = (left, right), None
+            if matching == "shared":
+                both = query[of_query].parts.keys() & gallery[of_gallery].parts.keys()
+                common = [part for part in left.parts if part in both]
+                pair = tuple(side.select(common) for side in pair) if common else ()
+            if pair:
+                scores = evaluate(*pair, protocol, centre=centre).metrics()
             row["+".join(of_gallery)] = scores
     return table
 
