@@ -20,6 +20,9 @@ import jax
 import ml_collections
 from _checkout import ROOT
 
+from configs.backbones import wmveid863 as backbones
+from configs.hosts import wmveid863 as hosts
+from configs.joined import wmveid863 as joined
 from data_tfds.errors import UserError
 from facenet_jax import config as configs
 from facenet_jax import models
@@ -30,18 +33,23 @@ from facenet_jax.runtime.cli import run_name
 from facenet_jax.runtime.writers import write_json
 
 CONFIGS = [
-    f"configs/{name}.py"
+    f"configs/{name}"
     for name in (
-        "wmveid863",
-        "wmveid863_baseline",
-        "wmveid863_official",
-        "rgbnt100",
-        "msvr310",
-        "demo",
-        "demo_baseline",
-        "agw/sysu_mm01",
-        "ffdml/sysu_mm01",
-        "mun/sysu_mm01",
+        "wmveid863.py",
+        "wmveid863_baseline.py",
+        "wmveid863_official.py",
+        "rgbnt100.py",
+        "msvr310.py",
+        "demo.py",
+        "demo_baseline.py",
+        "agw/sysu_mm01.py",
+        "ffdml/sysu_mm01.py",
+        "mun/sysu_mm01.py",
+        "transreid/wmveid863.py",
+        *(f"hosts/wmveid863.py:{name}" for name in hosts.ROWS),
+        *(f"joined/wmveid863.py:{name}" for name in joined.ROWS),
+        *(f"backbones/wmveid863.py:{name}" for name in backbones.BACKBONES),
+        *(f"backbones/wmveid863.py:facenet_{name}" for name in backbones.BACKBONES),
     )
 ]
 
