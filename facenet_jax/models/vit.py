@@ -56,9 +56,9 @@ OPTIONS: Options = {
     ),
     "remat": Option(
         "auto",
-        "what a block computes again in the backward pass, to save memory: as little as the memory "
-        "of the devices allows | nothing | all but the results of its dense layers and the row "
-        "maxima and sums of its softmax | everything",
+        "what a block computes again in the backward pass, to save memory: dots, or full where the "
+        "memory of the devices asks for it | nothing | all but the results of its dense layers and "
+        "the row maxima and sums of its softmax | everything",
         one_of(*REMAT),
     ),
     "position_resize": Option(
