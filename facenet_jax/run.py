@@ -8,6 +8,7 @@ A `Run` has the facts that follow from config and data; the config itself is nev
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -266,7 +267,7 @@ def fitted_step(
 
     `others` are bytes of images for evaluations, `limit` those of a device's memory, if known.
     """
-    if run.config.model.get("remat") != "auto" or limit is None:
+    if run.config.model.get("remat") != "auto":
         return "", trace_step(run, state, reads, schedule).lower().compile()
 
     def trace(remat: str) -> jax.stages.Traced:
@@ -276,7 +277,7 @@ def fitted_step(
         return trace_step(dataclasses.replace(run, model=model), state, reads, schedule)
 
     held, gradients = memory.bytes_of((state, reads)) + others, memory.bytes_of(state.params)
-    return fit.compiled(trace, held, gradients, run.mesh.size, limit)
+    return fit.compiled(trace, held, gradients, run.mesh.size, math.inf if limit is None else limit)
 
 
 def compile_step(

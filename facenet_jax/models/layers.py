@@ -9,6 +9,7 @@ of their tokens as E[x^2] - E[x]^2, in one pass instead of two: its rounding, th
 
 import dataclasses
 import math
+import string
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,7 +59,7 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array, columns: slice = slice(None)) -> jax.Array:
         """[..., D] to [..., features] in `dtype`."""
         kernel, bias = self.weights(x.shape[-1], columns)
-        rows = "abcd"[: x.ndim - 1]
+        rows = string.ascii_lowercase[: x.ndim - 1]
         return self.result(product(f"{rows}x,xy->{rows}y", x.astype(self.dtype), kernel), bias)
 
     def to_heads(

@@ -23,7 +23,7 @@ from facenet_jax.models.layers import (
 from facenet_jax.models.patches import grid, patches, sincos_position
 
 REMAT = {
-    "auto": None,  # `run.fitting` builds the network again with one of the others
+    "auto": None,  # `run.fitted_step` builds the network again with another
     "none": None,
     # By name: JAX's policies for products go by their batch axes, and stacked modalities are one.
     # With the maxima and sums of the softmax its weights come back in one pass over the scores.

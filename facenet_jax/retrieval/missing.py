@@ -82,13 +82,12 @@ def each_against_each(
     for of_query, left in sides[0].items():
         row = table["+".join(of_query)] = {}
         for of_gallery, right in sides[1].items():
-            pair, scores = (left, right), None
+            pair = left, right
             if matching == "shared":
                 both = query[of_query].parts.keys() & gallery[of_gallery].parts.keys()
                 common = [part for part in left.parts if part in both]
-                pair = tuple(side.select(common) for side in pair) if common else ()
-            if pair:
-                scores = evaluate(*pair, protocol, centre=centre).metrics()
+                pair = [side.select(common) for side in pair] if common else None
+            scores = evaluate(*pair, protocol, centre=centre).metrics() if pair else None
             row["+".join(of_gallery)] = scores
     return table
 

@@ -15,16 +15,16 @@ from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 from facenet_jax.runtime.memory import size
 
 MODES = ("dots", "full")
-"""What config.model.remat=auto chooses from: the second computes more again, and is slower.
+"""What config.model.remat=auto chooses from: the second computes more again.
 
 Not "none", which keeps more for the backward pass than it costs to compute again: on a CPU its
-steps take 1.03 to 1.08 times as long as those of "dots", and on a TPU 1.06 times and more by the
-compiler's estimate (docs/tpu.md).
+steps took 1.03 and 1.08 times as long as those of "dots", and on TPUs 1.03 to 1.3 times by the
+compiler's estimate (docs/tpu.md). On a GPU neither was measured.
 """
 
 
 def compiled(
-    trace: Callable[[str], jax.stages.Traced], held: int, gradients: int, devices: int, limit: int
+    trace: Callable[[str], jax.stages.Traced], held: int, gradients: int, devices: int, limit: float
 ) -> tuple[str, jax.stages.Compiled]:
     """(the first of MODES that fits, its compiled step); the last one whether it fits or not.
 
@@ -33,7 +33,7 @@ def compiled(
         held: bytes on a device beside what the step makes: state, images.
         gradients: bytes of the parameters' gradients on a device.
         devices: over which the batch is divided.
-        limit: bytes of memory of one device.
+        limit: bytes of memory of one device, infinite where it is not known.
 
     Raises what the compiler raises in the last mode.
     """
@@ -58,7 +58,7 @@ def compiled(
     raise AssertionError("the last mode is always taken")
 
 
-def skipped(mode: str, why: str, held: int, limit: int) -> None:
+def skipped(mode: str, why: str, held: int, limit: float) -> None:
     """Log why a mode is not taken."""
     logging.info(
         "config.model.remat=%s %s beside %s, of %s of a device.", mode, why, size(held), size(limit)

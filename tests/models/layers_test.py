@@ -190,7 +190,7 @@ def test_layer_norms_of_bfloat16_blocks_are_exact_at_a_mean_of_ten_deviations():
     _, two = exact.apply(variables, [x], jnp.float32(0), False, capture_intermediates=True)
     one, two = (found["intermediates"]["norm1"]["__call__"][0] for found in (one, two))
     assert np.abs(one - two).max() > 0  # so that the pass is really another
-    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(one, two, rtol=0, atol=1e-4)  # 4.5e-5 was seen, of values up to 6
 
 
 def test_dense_orders_heads_inside_its_product():

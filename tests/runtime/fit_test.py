@@ -4,6 +4,7 @@ import pytest
 
 from facenet_jax import run as runs
 from facenet_jax.runtime import fit, memory
+from facenet_jax.runtime.mesh import make_mesh
 from tests.support import tiny_run as tiny
 
 
@@ -87,3 +88,10 @@ def test_auto_takes_dots_where_there_is_room_and_says_so(monkeypatch):
     less = runs.compile_step(auto.run_, auto.data)
     assert less.remat == "full"
     assert less.budget(runs.state_shapes(auto.run_), []).activations < need.activations
+
+
+def test_auto_takes_dots_where_the_memory_of_a_device_is_not_known():
+    run = runs.assemble(tiny.config(model__remat="auto"), tiny.dataset(), mesh=make_mesh())
+    data = runs.training_images(run)
+    remat, _ = runs.fitted_step(run, runs.state_shapes(run), data, run.schedule, limit=None)
+    assert remat == "dots"
