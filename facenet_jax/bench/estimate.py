@@ -24,6 +24,7 @@ from facenet_jax.bench import hlo, slices, synthetic, timing
 from facenet_jax.inputs import dataset as datasets
 from facenet_jax.inputs.device import DeviceSplit, tiled
 from facenet_jax.inputs.stream import shapes
+from facenet_jax.models import vit
 from facenet_jax.run import Run
 from facenet_jax.runtime import memory
 from facenet_jax.runtime.mesh import check_divides, make_mesh
@@ -88,7 +89,7 @@ def placed(tree: Any, mesh: Mesh) -> Any:
 def open_run(config: ml_collections.ConfigDict, what: str, on: Target) -> tuple[Run, DeviceSplit]:
     """(the run of a config for a slice, the shapes of the data that its program reads)."""
     configs.check(config)
-    train = what == "train"
+    config, train = as_on_a_tpu(config), what == "train"
     dataset = synthetic.load(config.data, training=train, test=not train, pixels=False)
     run = runs.assemble(
         config, dataset, mesh=first_cpu(), spec=synthetic.spec(config.data), training=train
@@ -110,6 +111,14 @@ def open_run(config: ml_collections.ConfigDict, what: str, on: Target) -> tuple[
     images = [jax.ShapeDtypeStruct((count, *(tiles or (*size, 3))), np.uint8) for count in counts]
     images = tuple(placed(images, on.mesh))
     return run, dataclasses.replace(data.labels, images=images, size=size if tiles else None)
+
+
+def as_on_a_tpu(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with what a model chooses by the kind of device as it is on a TPU."""
+    config = config.copy_and_resolve_references()
+    if "unroll" in config.model:
+        config.model.unroll = vit.layers_at_once(config.model.unroll, "tpu")
+    return config
 
 
 def first_cpu() -> Mesh:
@@ -180,6 +189,8 @@ def times(program: hlo.Program, batch: int, steps: int, flops: int, on: Target) 
         "flops_per_sample": flops,
         "share_of_peak": flops * batch / on.devices / seconds / on.peak,
         "moves_share": sum(cost.cycles for cost in costs if cost.moves) / total,
+        "background_bytes": program.background() / steps,
+        "background_seconds": program.background() / steps / on.chip.memory,
         "stacks_share": sum(cost.cycles for cost in costs if cost.takes) / total,
         "kernels_without_estimate": sum(
             cost.instruction.opcode == "custom-call" and "tpu_custom_call" in cost.instruction.text
@@ -224,6 +235,12 @@ def report(found: Mapping[str, Any]) -> str:
         f"  copies and changes of layout: {100 * found['moves_share']:.1f} % of the estimate; "
         f"entries of layers taken out of stacks: {100 * found['stacks_share']:.1f} %",
     ]
+    if found["background_bytes"]:
+        lines.append(
+            f"  copied in the background: {memory.size(found['background_bytes'])} a step, "
+            f"{1e3 * found['background_seconds']:.1f} ms at the bandwidth of the memory, not "
+            "counted above"
+        )
     if "training_steps" in found:
         hours = found["training_steps"] * found["step_seconds"] / 3600
         lines.append(f"  the {found['training_steps']} steps of the run: {hours:.2f} h")

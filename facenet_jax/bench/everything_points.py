@@ -126,15 +126,16 @@ def varied(
     return Point(name, what, {**always(config), **dispatch(batch), **size, **model}, options)
 
 
-def same_as_recipe(point: Point, config: ml_collections.ConfigDict, remat: str = "") -> bool:
+def same_as_recipe(
+    point: Point, config: ml_collections.ConfigDict, became: Mapping[str, Any] | None = None
+) -> bool:
     """Whether a point of the sweep changes nothing in the config but what every point changes.
 
-    `remat` is what config.model.remat=auto has become, where that is known.
+    `became` has what the program took for options of the model, where that is known.
     """
     apart = set(always(config)) | set(dispatch(1))
     values = config.to_dict()
-    if remat and "remat" in config.model:
-        values["model"]["remat"] = remat
+    values["model"] |= became or {}
     return all(
         values[name.split(".")[0]][name.split(".")[1]] == value
         for name, value in point.changes.items()
@@ -159,11 +160,12 @@ def left_out(
     if point.what == "kernels" and device["platform"] == "cpu":
         return "the trace of a CPU has no kernels"
     if point.what == "train" and point.options:
-        remat = [
-            entry["result"]["remat"]
-            for name, entry in finished.items()
-            if name.startswith("train, the recipe") and "result" in entry
-        ]
-        if remat and same_as_recipe(point, config, remat[0]):
-            return f"it is the recipe's own training, where config.model.remat became {remat[0]}"
+        for name, entry in finished.items():
+            if not name.startswith("train, the recipe") or "result" not in entry:
+                continue
+            found = entry["result"]
+            known = [x for x in ("remat", "unroll") if x in point.options and x in found]
+            became = {option: found[option] for option in known}
+            if same_as_recipe(point, config, became):
+                return f"it is the recipe's own training, which took{in_words(became)[1:]}"
     return ""

@@ -2,16 +2,18 @@
 
 `compiled.as_text()` names for each scheduled instruction the cycles that XLA:TPU's cost model gives
 it, and a stack of source lines. The walk starts at ENTRY and takes the body of a loop as often as
-it runs. Collectives and kernels (custom calls) have no honest estimate and count as none.
+it runs. Collectives and kernels (custom calls) have no honest estimate and count as none; neither
+have copies in the background, which bring to the chip's fast memory what is needed next.
 """
 
 import collections
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Iterator, Mapping
 
-from facenet_jax.bench.collectives import Collective, collectives
+from facenet_jax.bench.collectives import BITS, Collective, collectives
 
 HEADER = re.compile(r"^(?:ENTRY )?%([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*)$")
@@ -24,6 +26,7 @@ CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%([\w.\-]+)"
 )
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+TYPE = re.compile(r"(\w+)\[([\d,]*)\]")
 CONSTANT = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 
 NO_WORK = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "iota", "broadcast"}
@@ -174,6 +177,17 @@ class Program:
             line = f"%x = {cost.instruction.text}"
             found += [(each, cost.times) for each in collectives(line)]
         return found
+
+    def background(self) -> float:
+        """Bytes copied between the memories of a device while other instructions run."""
+        total = 0.0
+        for cost in self.costs:
+            if cost.instruction.opcode in ("copy-start", "slice-start"):
+                # (result, operand, ...) or ((operand), result, ...), of which a slice is the part.
+                dtype, shape = TYPE.findall(cost.instruction.text)[1]
+                elements = math.prod(int(length) for length in shape.split(",") if length)
+                total += cost.times * elements * BITS[dtype] / 8
+        return total
 
 
 def opcode(text: str) -> str:

@@ -19,6 +19,7 @@ from facenet_jax import retrieval
 from facenet_jax.bench import synthetic, timing
 from facenet_jax.embed import embed, test_set
 from facenet_jax.inputs.stream import Batches, open_reader
+from facenet_jax.models import vit
 from facenet_jax.run import Run, on_devices, training_images, untrained_state
 from facenet_jax.step import make_extract
 
@@ -57,11 +58,13 @@ def measure_train(config: ml_collections.ConfigDict, options: Options) -> dict[s
             "not that of finite numbers; lower config.optim.learning_rate."
         )
     by_part = timing.model_flops(config, run.model.spec, train=True)
+    backend, unroll = jax.default_backend(), config.model.get("unroll")
     return {
         "unit": "training samples/s",
         **of_batches(run, run.plan.batch, seconds, by_part, options.peak),
         **counted(options, lambda: timing.xla_training_flops(run, training.state, data)),
         "remat": training.program.remat or config.model.get("remat", ""),
+        "unroll": "" if unroll is None else vit.layers_at_once(unroll, backend),
         "compile_seconds": training.program.compile_seconds,
         "start_to_first_step_seconds": first,
         "memory": holds,

@@ -20,16 +20,17 @@ class Chip:
     """What is known of a kind of chip beside what its compiler says."""
 
     clock: float  # Hz: with it the compiler's cycles of a product give the data sheet's peak
+    memory: float  # bytes/s of a device's memory, by the data sheet
     link: float  # bytes/s that a chip sends over all its links in a ring, in one direction each
 
 
 CHIPS = {
     # 197, 918, 275 and 459 TFLOP/s in bfloat16. Links: 4 of 50, 4 of 112, 6 of 50, 6 of 100 GB/s
     # and direction; a ring of all chips uses two of them, one each way.
-    "v5e": Chip(1.5e9, 2 * 50e9),
-    "v6e": Chip(1.75e9, 2 * 112e9),
-    "v4": Chip(1.05e9, 2 * 50e9),
-    "v5p": Chip(1.75e9, 2 * 100e9),
+    "v5e": Chip(1.5e9, 819e9, 2 * 50e9),
+    "v6e": Chip(1.75e9, 1640e9, 2 * 112e9),
+    "v4": Chip(1.05e9, 1228e9, 2 * 50e9),
+    "v5p": Chip(1.75e9, 2765e9, 2 * 100e9),
 }
 
 ONE = {"chips_per_host_bounds": [1, 1, 1]}
@@ -42,7 +43,7 @@ SLICES = {
     "v6e:1": ("v6e:1x1", ONE),
     "v6e:4": ("v6e:2x2", {}),
     "v6e:8": ("v6e:2x4", {}),
-    "v4-8": ("v4:2x2x1", {}),
+    "v4-8": ("v4:2x2x1", {"chip_config_name": "megacore"}),  # two cores are a device, as on a VM
     "v5p-8": ("v5p:2x2x1", {}),
 }
 """{name: (libtpu's name, options)}. The number is that of chips; in v4-8 and v5p-8, of cores."""

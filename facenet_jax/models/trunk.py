@@ -45,7 +45,7 @@ class Trunk(nn.Module):
     """Patch embedding, class token, position embedding and the first `depth` blocks of a ViT.
 
     Dosovitskiy et al. 2021. The blocks share one set of stacked parameters [depth, ...]; `unroll`
-    and `remat` trade compile time, speed and memory and change no value.
+    (0: all layers) and `remat` trade compile time, speed and memory and change no value.
     """
 
     width: int
@@ -97,8 +97,11 @@ class Trunk(nn.Module):
 
         block = self.rollout or ScanBlock
         if REMAT[self.remat]:
+            # Outside a loop XLA would use what it has instead of computing it again. With "dots" it
+            # may: a TPU's step of layers that are not in a loop is shorter by an eighth for it.
+            again = self.remat == "full" and self.unroll == 0
             block = nn.remat(
-                block, prevent_cse=False, policy=REMAT[self.remat], static_argnums=(3,)
+                block, prevent_cse=again, policy=REMAT[self.remat], static_argnums=(3,)
             )
         scan = nn.scan(
             block,

@@ -10,6 +10,7 @@ from data_tfds.errors import UserError
 from facenet_jax.bench import estimate, hlo, slices
 from facenet_jax.commands import compile_for
 from tests.bench.hlo_test import TEXT
+from tests.support import tiny_run as tiny
 
 ON = estimate.Target("v5e:4", type("Mesh", (), {"size": 4}), slices.CHIPS["v5e"], 1000, 2e14, "x 1")
 
@@ -46,10 +47,22 @@ def test_the_figures_of_a_program():
     sent = 2 * 4 * 8 * 4 * 3 / 4 * (11 + 5) / 5  # an all-reduce sends 2 (D - 1) / D of its bytes
     assert found["collective_bytes"] == {"all-reduce": pytest.approx(sent)}
     assert found["collective_seconds"] == pytest.approx(sent / 100e9)
+    assert found["background_bytes"] == pytest.approx(224 / 5)
+    assert found["background_seconds"] == pytest.approx(224 / 5 / 819e9)
     first = found["costliest"][0]
     assert first["source"] == "facenet_jax/models/layers.py:42 Block.__call__.heads"
     assert (first["runs"], first["result"]) == (11, "f32[4,8]")
     json.dumps(found)
+
+
+def test_layers_are_unrolled_as_on_a_tpu():
+    """Whatever this machine has; what a config asks for stays, and the config itself."""
+    c = tiny.config("three_stream")
+    assert c.model.unroll == -1
+    assert estimate.as_on_a_tpu(c).model.unroll == 0
+    assert c.model.unroll == -1
+    c.model.unroll = 1
+    assert estimate.as_on_a_tpu(c).model.unroll == 1
 
 
 def test_a_report_says_whose_figures_these_are():

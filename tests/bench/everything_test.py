@@ -107,6 +107,7 @@ def figures():
         "compile_seconds": 20.0,
         "flops_per_sample": 10**11,
         "remat": "none",
+        "unroll": 1,
         "device": GPU["device"],
     }
 
@@ -151,9 +152,9 @@ def test_the_recipe_is_not_measured_twice(tmp_path):
     asked = request(tmp_path, train__identities_per_batch=16)
     content = measured(asked, Fake())
     twice = "train, batch 16 x 2, remat none, attention xla, unroll 1"
-    assert "became none" in content["left_out"][twice]
+    assert "which took remat none, unroll 1" in content["left_out"][twice]
     asked = request(tmp_path / "other", train__identities_per_batch=16)
-    asked.config.model.remat = "none"
+    asked.config.model.update({"remat": "none", "unroll": 1})
     assert twice not in [point.name for point in points(asked.config)]
 
 

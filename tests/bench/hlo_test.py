@@ -76,6 +76,8 @@ ENTRY %main (q: f32[4,8]) -> f32[4,8] {
   %v = bf16[4,8]{0,1} fusion(%q), kind=kLoop, calls=%converting, \
 backend_config={"estimated_cycles":"5"}
   %start = (s32[], f32[4,8]{1,0}) tuple(%m, %q)
+  %c = (f32[4,8]{1,0:S(1)}, f32[4,8]{1,0}, u32[]{:S(2)}) copy-start(%q)
+  %s = ((s8[128]{0}), s8[96]{0:S(1)}, s32[]{:S(2)}) slice-start(%q), slice={[0:96]}
   %layers = (s32[], f32[4,8]{1,0}) while(%start), condition=%condition, body=%body
   %steps = (s32[], f32[4,8]{1,0}) while(%layers), condition=%unknown, body=%body
   %one = f32[4,8]{1,0} conditional(%q, %q, %q), branch_computations={%cheap, %dear}
@@ -111,6 +113,10 @@ def test_an_instruction_comes_from_the_innermost_line_of_ours(costs):
 def test_collectives_count_as_often_as_they_run():
     one = Collective("all-reduce", "f32", (4, 8))
     assert hlo.Program(TEXT, steps=20).collectives() == [(one, 11), (one, 20)]
+
+
+def test_copies_in_the_background_count_their_bytes():
+    assert hlo.Program(TEXT, steps=20).background() == 4 * 8 * 4 + 96
 
 
 def test_a_known_number_of_runs_is_taken():

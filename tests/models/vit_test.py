@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from facenet_jax.models import patches
+from facenet_jax.models import patches, vit
 from facenet_jax.models.backbones import stack
 from facenet_jax.models.layers import Block, apart, joined
 from facenet_jax.models.trunk import Trunk
@@ -110,6 +110,13 @@ def test_remat_and_unroll_change_no_value_and_no_gradient(remat, unroll):
         other_gradients,
         gradients,
     )
+
+
+@pytest.mark.parametrize(
+    ("unroll", "backend", "found"), [(-1, "tpu", 0), (-1, "cpu", 1), (-1, "gpu", 1), (2, "tpu", 2)]
+)
+def test_a_tpu_takes_all_layers_at_once_unless_told(unroll, backend, found):
+    assert vit.layers_at_once(unroll, backend) == found
 
 
 def test_dense_results_and_softmax_statistics_are_not_computed_again():
