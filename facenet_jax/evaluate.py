@@ -185,6 +185,7 @@ def open_trained(
         raise UserError(f"{workdir} holds no checkpoint; train first (--mode train).")
     spec = stored.read_spec(workdir)
     folder = stored.results_folder(workdir, config)
+    stored.log_used(workdir, config)
     run = open_run(config, spec=spec, training=False)
     digests = run.dataset.digests
     if folder != workdir and stored.moved(workdir, config, digests):
@@ -199,10 +200,7 @@ def open_trained(
     checkpoints = open_checkpoints(workdir, run.dataset.protocol.select)
     saved = {step: checkpoints.metrics(step) or {} for step in checkpoints.steps()}
     epochs = {step: scores["epoch"] for step, scores in saved.items() if "epoch" in scores}
-    # What training scored is comparable only by the same rule.
-    before, now = stored.read_config(workdir).evaluate, config.evaluate
-    same = all(before[name] == now[name] for name in ("centre", "complete", "flare_weight"))
-    own = folder == workdir and same and not changed
+    own = folder == workdir and stored.same_scores(workdir, config) and not changed
     return dataclasses.replace(run, epochs=epochs), checkpoints, folder, own
 
 

@@ -21,6 +21,7 @@ from facenet_jax.types import DataSpec
 RESUMABLE = (
     *("evaluate.batch", "evaluate.export", "evaluate.sanity_baselines", "evaluate.per_modality"),
     *("evaluate.rerank", "evaluate.expand", "evaluate.augment_gallery"),
+    *("model.remat", "model.unroll"),
     "train.evaluate_every",
     "train.save_every",
     "train.shard_",
@@ -38,7 +39,10 @@ RESUMABLE = (
 """Options that may change between the starts of one run: nothing learned depends on them."""
 
 OF_MODEL = ("model.", "data.image_size")
-"""Options that the checkpoints depend on."""
+"""Options that the checkpoints depend on, but for those of USED."""
+
+USED = tuple(f"model.{x}" for x in ("attention", "dtype", "neck_feature", "remat", "unroll"))
+"""Options of the model that say how its parameters are used: evaluation may take others."""
 
 OF_DATA = ("data.name", "data.root", "data.incomplete", "data.test_resize", "data.flare_")
 """Options that decide what is scored."""
@@ -172,7 +176,7 @@ def results_folder(workdir: Place, config: ml_collections.ConfigDict) -> Place:
     refuse_clashes(
         workdir,
         config,
-        lambda name: name.startswith(OF_MODEL),
+        lambda name: name.startswith(OF_MODEL) and name not in USED,
         "Choose the --workdir of this model",
     )
     before, now = (flat(c.to_dict()) for c in (read_config(workdir), config))
@@ -185,6 +189,24 @@ def results_folder(workdir: Place, config: ml_collections.ConfigDict) -> Place:
             folder, config, lambda name: name.startswith(OF_DATA), "Move this folder away"
         )
     return folder
+
+
+def log_used(workdir: Place, config: ml_collections.ConfigDict) -> None:
+    """One log line for each option of the model that is used otherwise than in training."""
+    before, now = (flat(c.to_dict()) for c in (read_config(workdir), config))
+    for name in USED:
+        if before.get(name) != now.get(name):
+            logging.info("config.%s is %s; in training it was %s.", name, now[name], before[name])
+
+
+def same_scores(workdir: Place, config: ml_collections.ConfigDict) -> bool:
+    """Whether what training scored, with the stored config, was scored as `config` says."""
+    before, now = (flat(c.to_dict()) for c in (read_config(workdir), config))
+    names = (
+        *(f"evaluate.{name}" for name in ("centre", "complete", "flare_weight")),
+        *("model.dtype", "model.neck_feature"),
+    )
+    return all(before.get(name) == now.get(name) for name in names)
 
 
 def moved(workdir: Place, config: ml_collections.ConfigDict, digests: Mapping[str, str]) -> bool:

@@ -18,7 +18,7 @@ MODES = ("dots", "full")
 """What config.model.remat=auto chooses from: the second computes more again.
 
 Not "none", which keeps more for the backward pass than it costs to compute again: on a CPU its
-steps took 1.03 and 1.08 times as long as those of "dots", and on TPUs 1.03 to 1.3 times by the
+steps took 1.03 and 1.08 times as long as those of "dots", and on TPUs 1.02 to 1.3 times by the
 compiler's estimate (docs/tpu.md). On a GPU neither was measured.
 """
 

@@ -78,6 +78,8 @@ def test_what_changes_no_parameter_may_change(tmp_path):
     changes = {
         "evaluate__batch": 16,
         "evaluate__per_modality": True,
+        "model__remat": "full",
+        "model__unroll": 0,
         "train__evaluate_every": 3,
         "train__save_every_steps": 7,
         "train__shard_state": True,
@@ -90,6 +92,22 @@ def test_what_changes_no_parameter_may_change(tmp_path):
     assert stored.read_config(tmp_path).evaluate.batch == 16
     with pytest.raises(UserError, match="centre"):  # scores by another rule name another best
         claim(tmp_path, tiny.config(**changes, evaluate__centre=True), resuming=True)
+
+
+def test_a_trained_model_may_be_used_otherwise_than_in_training(tmp_path, log_lines):
+    """As on a device without the attention that it was trained with."""
+    claim(tmp_path, tiny.config(model__attention="cudnn"))
+    config = tiny.config(model__attention="xla", model__neck_feature="after")
+    assert stored.results_folder(tmp_path, config) == tmp_path
+    stored.log_used(tmp_path, config)
+    assert log_lines == [
+        "config.model.attention is xla; in training it was cudnn.",
+        "config.model.neck_feature is after; in training it was before.",
+    ]
+    assert not stored.same_scores(tmp_path, config)
+    assert stored.same_scores(tmp_path, tiny.config())
+    with pytest.raises(UserError, match="Choose another --workdir"):
+        claim(tmp_path, config, resuming=True)
 
 
 def test_a_failed_first_attempt_may_be_mended(tmp_path):
@@ -155,7 +173,7 @@ def test_the_demo_of_version_0_1_0_is_the_demo_of_today(old, log_lines):
     # What is computed again follows the device's memory since 0.2.0, unless an option says it; and
     # the demo matches after the neck and completes what is blinded (docs/flare.md).
     matching = {"model.neck_feature", "evaluate.complete"}
-    assert differing == {"train.epochs", "model.remat"} | matching
+    assert differing == {"train.epochs", "model.remat", "model.unroll"} | matching
     stored.log_added(old)
     (line,) = log_lines
     added = line.partition("defaults: ")[2].rstrip(".").split(", ")
