@@ -1,6 +1,8 @@
-"""The product of activations and a kernel, with a gradient that suits XLA on a CPU too."""
+"""The product of activations and a kernel, in the form that suits XLA on each kind of device."""
 
+import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,39 +12,119 @@ import jax.numpy as jnp
 def product(subscripts: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`jnp.einsum` of activations and a kernel, in their type.
 
-    By itself JAX makes the gradient of the kernel from the gradient of the result, times x. XLA:CPU
-    copies the former, the larger of the two, to the transposed layout and then multiplies at less
-    than half the speed. With x first it copies x; with one axis of rows it copies nothing.
+    XLA:CPU copies arrays whose axes are not in the order of a product of matrices, element by
+    element and often the larger of the two. There both become matrices first, and the gradient of
+    the kernel has x in front. XLA:TPU chooses layouts by itself and fuses what is around a product
+    into it, but not across a change of shape.
     """
-    return jnp.einsum(subscripts, x, kernel)
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(by_rows, subscripts),
+        default=functools.partial(jnp.einsum, subscripts),
+    )
 
 
 def forward(
     subscripts: str, x: jax.Array, kernel: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """`product`, and what its gradient needs."""
-    return jnp.einsum(subscripts, x, kernel), (x, kernel)
+    return product(subscripts, x, kernel), (x, kernel)
 
 
 def backward(
     subscripts: str, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients of x and of the kernel."""
-    x, kernel = saved
-    inputs, of_result = subscripts.split("->")
-    of_x, of_kernel = inputs.split(",")
-    sums = functools.partial(jnp.einsum, f"{of_x},{of_result}->{of_kernel}")
-    # XLA:TPU fuses what is around a product into it, but not across the change of shape.
-    by_rows = of_x[:-1] == of_result[:-1]
-    return (
-        jnp.einsum(f"{of_result},{of_kernel}->{of_x}", gradient, kernel),
-        jax.lax.platform_dependent(x, gradient, cpu=sum_of_rows if by_rows else sums, default=sums),
+    return jax.lax.platform_dependent(
+        *saved,
+        gradient,
+        cpu=functools.partial(gradients_by_rows, subscripts),
+        default=functools.partial(gradients, subscripts),
     )
 
 
-def sum_of_rows(x: jax.Array, y: jax.Array) -> jax.Array:
-    """[..., D] and [..., F] to [D, F], the sum of the outer products of their rows."""
-    return jnp.einsum("rx,ry->xy", *(part.reshape(-1, part.shape[-1]) for part in (x, y)))
+def gradients(
+    subscripts: str, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients as `jnp.einsum`."""
+    inputs, of_result = subscripts.split("->")
+    of_x, of_kernel = inputs.split(",")
+    return (
+        jnp.einsum(f"{of_result},{of_kernel}->{of_x}", gradient, kernel),
+        jnp.einsum(f"{of_x},{of_result}->{of_kernel}", x, gradient),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """The axes of a product, a letter each: x has rows and inner ones, the kernel inner and outer.
+
+    The rows are those of x that the result keeps; the inner axes are summed over.
+    """
+
+    x: str
+    kernel: str
+    result: str
+
+    @classmethod
+    def of(cls, subscripts: str) -> "Axes":
+        """Those of the subscripts of an einsum."""
+        inputs, result = subscripts.split("->")
+        return cls(*inputs.split(","), result)
+
+    @property
+    def rows(self) -> str:
+        """In the order of x."""
+        return "".join(axis for axis in self.x if axis not in self.kernel)
+
+    @property
+    def inner(self) -> str:
+        """In the order of the kernel."""
+        return "".join(axis for axis in self.kernel if axis in self.x)
+
+    @property
+    def outer(self) -> str:
+        """In the order of the kernel."""
+        return "".join(axis for axis in self.kernel if axis not in self.x)
+
+
+def as_matrix(x: jax.Array, axes: str, rows: str, columns: str) -> jax.Array:
+    """x with these axes as a matrix: `rows` and `columns` are all of them."""
+    x = x.transpose([axes.index(axis) for axis in rows + columns])
+    return x.reshape(math.prod(x.shape[: len(rows)]), -1)
+
+
+def as_array(matrix: jax.Array, found: str, wanted: str, like: dict[str, int]) -> jax.Array:
+    """A matrix of the axes `found` with the axes `wanted`, their lengths as in `like`."""
+    y = matrix.reshape([like[axis] for axis in found])
+    return y.transpose([found.index(axis) for axis in wanted])
+
+
+def by_rows(subscripts: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`jnp.einsum` as a product of matrices."""
+    axes = Axes.of(subscripts)
+    like = dict(zip(axes.x + axes.kernel, x.shape + kernel.shape, strict=True))
+    left = as_matrix(x, axes.x, axes.rows, axes.inner)
+    right = as_matrix(kernel, axes.kernel, axes.inner, axes.outer)
+    return as_array(left @ right, axes.rows + axes.outer, axes.result, like)
+
+
+def gradients_by_rows(
+    subscripts: str, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`gradients` as products of matrices."""
+    axes = Axes.of(subscripts)
+    like = dict(zip(axes.x + axes.kernel, x.shape + kernel.shape, strict=True))
+    of_result = as_matrix(gradient, axes.result, axes.rows, axes.outer)
+    left = as_matrix(x, axes.x, axes.rows, axes.inner)
+    right = as_matrix(kernel, axes.kernel, axes.inner, axes.outer)
+    of_x = jnp.einsum("ry,xy->rx", of_result, right)
+    of_kernel = jnp.einsum("rx,ry->xy", left, of_result)  # `left.T @ ...` would copy it
+    return (
+        as_array(of_x, axes.rows + axes.inner, axes.x, like),
+        as_array(of_kernel, axes.inner + axes.outer, axes.kernel, like),
+    )
 
 
 product.defvjp(forward, backward)
