@@ -17,6 +17,8 @@ def product(subscripts: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
     the kernel has x in front. XLA:TPU chooses layouts by itself and fuses what is around a product
     into it, but not across a change of shape.
     """
+    if Axes.of(subscripts).in_order:
+        return jnp.einsum(subscripts, x, kernel)
     return jax.lax.platform_dependent(
         x,
         kernel,
@@ -87,6 +89,12 @@ class Axes:
     def outer(self) -> str:
         """In the order of the kernel."""
         return "".join(axis for axis in self.kernel if axis not in self.x)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether all three are matrices, but for the shape, as they are."""
+        matrices = self.rows + self.inner, self.inner + self.outer, self.rows + self.outer
+        return (self.x, self.kernel, self.result) == matrices
 
 
 def as_matrix(x: jax.Array, axes: str, rows: str, columns: str) -> jax.Array:

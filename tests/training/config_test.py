@@ -70,13 +70,13 @@ def test_every_option_refuses_what_it_cannot_be_and_is_named(name):
     ],
 )
 def test_every_number_has_a_range(name):
-    """Except for the bias of a mask, which may have any sign, each refuses a negative number."""
+    """A negative one is refused, but as the bias of a mask, or where it stands for a choice."""
     options = {path: option for path, _, option in configs.describe(tiny.config())}
     legal = options[name].legal
     assert not legal.accepts(math.nan)
     assert not legal.accepts(math.inf)
     assert not legal.accepts("1")
-    assert legal.accepts(-1) == (name == "model.fce.mask_bias")
+    assert legal.accepts(-1) == (name in ("model.fce.mask_bias", "model.unroll"))
 
 
 @pytest.mark.parametrize("model", MODELS)
