@@ -41,8 +41,8 @@ RESUMABLE = (
 OF_MODEL = ("model.", "data.image_size")
 """Options that the checkpoints depend on, but for those of USED."""
 
-USED = tuple(f"model.{x}" for x in ("attention", "dtype", "neck_feature", "remat", "unroll"))
-"""Options of the model that say how its parameters are used: evaluation may take others."""
+USED = tuple(f"model.{x}" for x in ("attention", "dtype", "remat", "unroll"))
+"""Options of the model that change its embeddings by rounding alone: evaluation may take others."""
 
 OF_DATA = ("data.name", "data.root", "data.incomplete", "data.test_resize", "data.flare_")
 """Options that decide what is scored."""
@@ -202,10 +202,8 @@ def log_used(workdir: Place, config: ml_collections.ConfigDict) -> None:
 def same_scores(workdir: Place, config: ml_collections.ConfigDict) -> bool:
     """Whether what training scored, with the stored config, was scored as `config` says."""
     before, now = (flat(c.to_dict()) for c in (read_config(workdir), config))
-    names = (
-        *(f"evaluate.{name}" for name in ("centre", "complete", "flare_weight")),
-        *("model.dtype", "model.neck_feature"),
-    )
+    rule = (f"evaluate.{name}" for name in ("centre", "complete", "flare_weight"))
+    names = (*rule, "model.attention", "model.dtype")
     return all(before.get(name) == now.get(name) for name in names)
 
 

@@ -177,7 +177,7 @@ def times(program: hlo.Program, batch: int, steps: int, flops: int, on: Target) 
     """Estimated seconds of a step and where they go, of a program that does `steps` of them."""
     costs, clock = program.costs, on.chip.clock * steps
     total = sum(cost.cycles for cost in costs)
-    seconds = total / clock
+    seconds, background = total / clock, program.background() / steps
     sent = [(one, runs_ / steps) for one, runs_ in program.collectives()]
     by_kind: dict[str, float] = {}
     for one, often in sent:
@@ -189,8 +189,8 @@ def times(program: hlo.Program, batch: int, steps: int, flops: int, on: Target) 
         "flops_per_sample": flops,
         "share_of_peak": flops * batch / on.devices / seconds / on.peak,
         "moves_share": sum(cost.cycles for cost in costs if cost.moves) / total,
-        "background_bytes": program.background() / steps,
-        "background_seconds": program.background() / steps / on.chip.memory,
+        "background_bytes": background,
+        "background_seconds": background / on.chip.memory,
         "stacks_share": sum(cost.cycles for cost in costs if cost.takes) / total,
         "kernels_without_estimate": sum(
             cost.instruction.opcode == "custom-call" and "tpu_custom_call" in cost.instruction.text

@@ -50,11 +50,10 @@ def gradients(
     subscripts: str, x: jax.Array, kernel: jax.Array, gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients as `jnp.einsum`."""
-    inputs, of_result = subscripts.split("->")
-    of_x, of_kernel = inputs.split(",")
+    axes = Axes.of(subscripts)
     return (
-        jnp.einsum(f"{of_result},{of_kernel}->{of_x}", gradient, kernel),
-        jnp.einsum(f"{of_x},{of_result}->{of_kernel}", x, gradient),
+        jnp.einsum(f"{axes.result},{axes.kernel}->{axes.x}", gradient, kernel),
+        jnp.einsum(f"{axes.x},{axes.result}->{axes.kernel}", x, gradient),
     )
 
 

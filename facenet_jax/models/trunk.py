@@ -96,10 +96,11 @@ class Trunk(nn.Module):
             return joined(x)
 
         block = self.rollout or ScanBlock
+        at_once = min(self.unroll, self.depth) if self.unroll else self.depth
         if REMAT[self.remat]:
             # Outside a loop XLA would use what it has instead of computing it again. With "dots" it
-            # may: a TPU's step of layers that are not in a loop is shorter by an eighth for it.
-            again = self.remat == "full" and self.unroll == 0
+            # may: a TPU's step is shorter by an eighth for it, by its compiler's estimate.
+            again = self.remat == "full" and at_once == self.depth
             block = nn.remat(
                 block, prevent_cse=again, policy=REMAT[self.remat], static_argnums=(3,)
             )
@@ -109,7 +110,7 @@ class Trunk(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=self.depth,
-            unroll=min(self.unroll, self.depth) if self.unroll else self.depth,
+            unroll=at_once,
         )
         blocks = scan(
             self.heads,

@@ -97,15 +97,17 @@ def test_what_changes_no_parameter_may_change(tmp_path):
 def test_a_trained_model_may_be_used_otherwise_than_in_training(tmp_path, log_lines):
     """As on a device without the attention that it was trained with."""
     claim(tmp_path, tiny.config(model__attention="cudnn"))
-    config = tiny.config(model__attention="xla", model__neck_feature="after")
+    config = tiny.config(model__attention="xla", model__dtype="bfloat16")
     assert stored.results_folder(tmp_path, config) == tmp_path
     stored.log_used(tmp_path, config)
     assert log_lines == [
         "config.model.attention is xla; in training it was cudnn.",
-        "config.model.neck_feature is after; in training it was before.",
+        "config.model.dtype is bfloat16; in training it was float32.",
     ]
     assert not stored.same_scores(tmp_path, config)
-    assert stored.same_scores(tmp_path, tiny.config())
+    assert stored.same_scores(tmp_path, tiny.config(model__attention="cudnn", model__unroll=0))
+    with pytest.raises(UserError, match="neck_feature"):  # other embeddings: a model of its own
+        stored.results_folder(tmp_path, tiny.config(model__neck_feature="after"))
     with pytest.raises(UserError, match="Choose another --workdir"):
         claim(tmp_path, config, resuming=True)
 
