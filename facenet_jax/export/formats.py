@@ -9,6 +9,7 @@ import numpy as np
 
 from data_tfds.errors import UserError
 from facenet_jax.export.program import Program
+from facenet_jax.models.platforms import traced_for
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -49,7 +50,9 @@ def make_onnx(program: Program) -> bytes:
     (samples,) = export.symbolic_shape("b")
     shapes = program.shapes(samples)
     # Before jax2onnx is imported, which puts functions of its own into JAX and Flax.
-    traced = jaxpr_as_fun(jax.make_jaxpr(program.call)(*shapes))
+    with traced_for("onnx"):  # which knows no choice of platforms
+        # A function of its own: JAX keeps what it has traced of another, with the choice in it.
+        traced = jaxpr_as_fun(jax.make_jaxpr(lambda *x: program.call(*x))(*shapes))
     for name in ("jax2onnx", "onnx_ir"):  # they warn of what the check below would find
         logging.getLogger(name).setLevel(logging.CRITICAL)
     import jax2onnx

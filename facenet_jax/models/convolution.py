@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from facenet_jax.models.platforms import by_platform
 from facenet_jax.models.product import product
 
 kaiming = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # He et al. 2015
@@ -49,7 +50,7 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     XLA computes convolutions on a CPU three to fifty times slower inside a loop, as training steps
     are, than the same numbers as matrix products.
     """
-    return jax.lax.platform_dependent(
+    return by_platform(
         x,
         kernel,
         cpu=functools.partial(as_product, stride=stride),
@@ -72,7 +73,7 @@ def convolution_backward(
     def of(function, x, kernel, gradient):
         return jax.vjp(functools.partial(function, stride=stride), x, kernel)[1](gradient)
 
-    return jax.lax.platform_dependent(
+    return by_platform(
         *saved,
         gradient,
         cpu=functools.partial(of, as_product),
@@ -134,7 +135,7 @@ def as_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`as_grouped`, as the platform does it best; see `convolution`."""
-    return jax.lax.platform_dependent(x, kernel, cpu=as_shifts, default=as_grouped)
+    return by_platform(x, kernel, cpu=as_shifts, default=as_grouped)
 
 
 def depthwise_forward(
@@ -159,7 +160,7 @@ def depthwise_backward(
     def grouped(x, kernel, gradient):
         return jax.vjp(as_grouped, x, kernel)[1](gradient)
 
-    return jax.lax.platform_dependent(*saved, gradient, cpu=shifts, default=grouped)
+    return by_platform(*saved, gradient, cpu=shifts, default=grouped)
 
 
 depthwise.defvjp(depthwise_forward, depthwise_backward)

@@ -7,6 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from facenet_jax.models.platforms import by_platform
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def product(subscripts: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -19,7 +21,7 @@ def product(subscripts: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     if Axes.of(subscripts).in_order:
         return jnp.einsum(subscripts, x, kernel)
-    return jax.lax.platform_dependent(
+    return by_platform(
         x,
         kernel,
         cpu=functools.partial(by_rows, subscripts),
@@ -38,7 +40,7 @@ def backward(
     subscripts: str, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients of x and of the kernel."""
-    return jax.lax.platform_dependent(
+    return by_platform(
         *saved,
         gradient,
         cpu=functools.partial(gradients_by_rows, subscripts),
