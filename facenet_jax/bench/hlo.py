@@ -171,11 +171,20 @@ class Program:
         return ""
 
     def collectives(self) -> list[tuple[Collective, int]]:
-        """(a collective, how often it runs), for all of them."""
+        """(a collective, how often it runs), for all of them.
+
+        A fusion may hold one. A TPU divides a sum over its devices in a fusion of an all-reduce
+        and a slice of its result, which sends what a reduce-scatter sends.
+        """
         found = []
         for cost in self.costs:
-            line = f"%x = {cost.instruction.text}"
-            found += [(each, cost.times) for each in collectives(line)]
+            each = cost.instruction
+            inside = self.inside(each) if each.opcode == "fusion" else [each]
+            one = [x for line in inside for x in collectives(f"%x = {line.text}")]
+            divides = any(x.opcode == "dynamic-slice" for x in inside)
+            if divides and [x.kind for x in one] == ["all-reduce"]:
+                one = collectives(f"%x = {each.text.split(' fusion(')[0]} reduce-scatter(")
+            found += [(x, cost.times) for x in one]
         return found
 
     def background(self) -> float:

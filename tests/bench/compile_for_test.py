@@ -45,8 +45,9 @@ def test_the_figures_of_a_program():
     assert found["share_of_peak"] == pytest.approx(1000 * 8 / 4 / seconds / 2e14)
     assert found["moves_share"] == pytest.approx(10 / cycles)
     sent = 2 * 4 * 8 * 4 * 3 / 4 * (11 + 5) / 5  # an all-reduce sends 2 (D - 1) / D of its bytes
-    assert found["collective_bytes"] == {"all-reduce": pytest.approx(sent)}
-    assert found["collective_seconds"] == pytest.approx(sent / 100e9)
+    part = 2 * 8 * 4 * 3 / 5  # and a reduce-scatter D - 1 times what a device is left with
+    assert found["collective_bytes"] == pytest.approx({"all-reduce": sent, "reduce-scatter": part})
+    assert found["collective_seconds"] == pytest.approx((sent + part) / 100e9)
     assert found["background_bytes"] == pytest.approx(224 / 5)
     assert found["background_seconds"] == pytest.approx(224 / 5 / 819e9)
     first = found["costliest"][0]

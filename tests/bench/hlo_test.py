@@ -48,6 +48,12 @@ backend_config={"window_config":{"estimated_cycles":"100"}}
   ROOT %out = (s32[], f32[4,8]{1,0}) tuple(%g, %r)
 }
 
+%divided (p.5: f32[4,8]) -> f32[2,8] {
+  %p.5 = f32[4,8]{1,0} parameter(0)
+  %sum = f32[4,8]{1,0:T(8,128)} all-reduce(%p.5), channel_id=2, to_apply=%add
+  ROOT %mine = f32[2,8]{1,0} dynamic-slice(%sum, %here), dynamic_slice_sizes={2,8}
+}
+
 %condition (y: (s32[], f32[4,8])) -> pred[] {
   %y = (s32[], f32[4,8]{1,0}) parameter(0)
   %n = s32[]{:T(128)} constant(11)
@@ -80,6 +86,7 @@ backend_config={"estimated_cycles":"5"}
   %s = ((s8[128]{0}), s8[96]{0:S(1)}, s32[]{:S(2)}) slice-start(%q), slice={[0:96]}
   %layers = (s32[], f32[4,8]{1,0}) while(%start), condition=%condition, body=%body
   %steps = (s32[], f32[4,8]{1,0}) while(%layers), condition=%unknown, body=%body
+  %part = f32[2,8]{1,0:T(8,128)} fusion(%q), kind=kCustom, calls=%divided
   %one = f32[4,8]{1,0} conditional(%q, %q, %q), branch_computations={%cheap, %dear}
   ROOT %end = f32[4,8]{1,0} copy(%one), backend_config={"estimated_cycles":"3"}
 }
@@ -112,7 +119,8 @@ def test_an_instruction_comes_from_the_innermost_line_of_ours(costs):
 
 def test_collectives_count_as_often_as_they_run():
     one = Collective("all-reduce", "f32", (4, 8))
-    assert hlo.Program(TEXT, steps=20).collectives() == [(one, 11), (one, 20)]
+    part = Collective("reduce-scatter", "f32", (2, 8))
+    assert hlo.Program(TEXT, steps=20).collectives() == [(one, 11), (one, 20), (part, 1)]
 
 
 def test_copies_in_the_background_count_their_bytes():
@@ -123,7 +131,7 @@ def test_a_known_number_of_runs_is_taken():
     text = TEXT.replace(
         "condition=%unknown,", 'condition=%unknown, x={"known_trip_count":{"n":"4"}},'
     )
-    assert [run for _, run in hlo.Program(text, steps=20).collectives()] == [11, 4]
+    assert [run for _, run in hlo.Program(text, steps=20).collectives()] == [11, 4, 1]
 
 
 @pytest.mark.parametrize(
