@@ -11,7 +11,7 @@ import dataclasses
 import math
 import string
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -27,6 +27,9 @@ from facenet_jax.precision import wide
 PRODUCT = "product"
 """The name of the results of `Dense`, for a rematerialisation that keeps only these."""
 
+Arrays = TypeVar("Arrays", jax.Array, list[jax.Array])
+"""One array or a list of them."""
+
 normal_002 = nn.initializers.normal(0.02)
 # Scaled to the widths, as in the original JAX ViT; the 0.02 that the PyTorch ones use for every
 # kernel suits a width of 768.
@@ -38,6 +41,8 @@ class Dense(nn.Module):
 
     The parameters are those of a plain layer whatever the method: `to_heads` and `from_heads`
     order the axes inside the product, where a copy of the result would cost as much as the product.
+    x may also be a list of arrays, whose results are a list: W is cast once for all of them, so
+    that its gradients are added before they are summed over devices, which sends them once.
     """
 
     features: int
@@ -56,37 +61,42 @@ class Dense(nn.Module):
         bias = self.param("bias", self.bias_init, (self.features,))[columns]
         return kernel, bias.astype(self.dtype)
 
-    def __call__(self, x: jax.Array, columns: slice = slice(None)) -> jax.Array:
+    def __call__(self, x: Arrays, columns: slice = slice(None)) -> Arrays:
         """[..., D] to [..., features] in `dtype`."""
-        kernel, bias = self.weights(x.shape[-1], columns)
-        rows = string.ascii_lowercase[: x.ndim - 1]
-        return self.result(product(f"{rows}x,xy->{rows}y", x.astype(self.dtype), kernel), bias)
+        first = jax.tree.leaves(x)[0]
+        kernel, bias = self.weights(first.shape[-1], columns)
+        rows = string.ascii_lowercase[: first.ndim - 1]
+        return self.results(f"{rows}x,xy->{rows}y", x, kernel, bias)
 
     def to_heads(
-        self, x: jax.Array, heads: int, columns: slice = slice(None), add_bias: bool = True
-    ) -> jax.Array:
+        self, x: Arrays, heads: int, columns: slice = slice(None), add_bias: bool = True
+    ) -> Arrays:
         """[B, T, D] to [B, heads, T, d] in `dtype`: consecutive d outputs are a head.
 
         Without `add_bias` these columns of the bias are neither used nor trained.
         """
-        kernel, bias = self.weights(x.shape[-1], columns)
-        bias = bias if add_bias else None
-        kernel = kernel.reshape(len(kernel), heads, -1)
-        y = product("btc,chd->bhtd", x.astype(self.dtype), kernel)
-        return self.result(y, None if bias is None else bias.reshape(heads, 1, -1))
+        kernel, bias = self.weights(jax.tree.leaves(x)[0].shape[-1], columns)
+        bias = bias.reshape(heads, 1, -1) if add_bias and self.use_bias else None
+        return self.results("btc,chd->bhtd", x, kernel.reshape(len(kernel), heads, -1), bias)
 
-    def from_heads(self, x: jax.Array) -> jax.Array:
+    def from_heads(self, x: Arrays) -> Arrays:
         """[B, heads, T, d] to [B, T, features] in `dtype`: the heads' columns side by side."""
-        heads, size = x.shape[1], x.shape[3]
+        _, heads, _, size = jax.tree.leaves(x)[0].shape
         kernel, bias = self.weights(heads * size, slice(None))
-        kernel = kernel.reshape(heads, size, -1)
-        return self.result(product("bhtd,hdc->btc", x.astype(self.dtype), kernel), bias)
+        return self.results("bhtd,hdc->btc", x, kernel.reshape(heads, size, -1), bias)
 
-    def result(self, y: jax.Array, bias: jax.Array | None) -> jax.Array:
-        """y with the bias, under the name that rematerialisation knows."""
-        if bias is not None:
-            y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
-        return checkpoint_name(y, PRODUCT)
+    def results(
+        self, subscripts: str, x: Arrays, kernel: jax.Array, bias: jax.Array | None
+    ) -> Arrays:
+        """The products with the bias, under the name that rematerialisation knows."""
+
+        def result(x: jax.Array) -> jax.Array:
+            y = product(subscripts, x.astype(self.dtype), kernel)
+            if bias is not None:
+                y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+            return checkpoint_name(y, PRODUCT)
+
+        return jax.tree.map(result, x)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -238,7 +248,7 @@ class Block(nn.Module):
 
         def heads(y: Parts, i: int) -> list[jax.Array]:
             columns, add_bias = slice(i * width, (i + 1) * width), i != 1 or kind.key_bias
-            return [qkv.to_heads(part, self.heads, columns, add_bias) for part in y]
+            return qkv.to_heads(y, self.heads, columns, add_bias)
 
         def placed(y: list[jax.Array]) -> list[jax.Array]:
             return [*y[:-1], rotated(y[-1], kind.rope)] if kind.rope else y
@@ -252,13 +262,14 @@ class Block(nn.Module):
             q = placed(heads(y, 0))
         y = attention(q, placed(heads(y, 1)), heads(y, 2), self.attention)
         proj = Dense(width, dtype=self.dtype, name="proj")
-        x = residual(x, [proj.from_heads(part) for part in y], "scale1")
+        x = residual(x, proj.from_heads(y), "scale1")
 
         norm = LayerNorm(kind.epsilon, use_fast_variance=one_pass, name="norm2")
         fc1 = Dense(4 * width, dtype=self.dtype, name="fc1")
         fc2 = Dense(width, dtype=self.dtype, name="fc2")
         activation = ACTIVATIONS[kind.activation]
-        return residual(x, [fc2(activation(fc1(norm(part)))) for part in x], "scale2")
+        y = [activation(part) for part in fc1([norm(part) for part in x])]
+        return residual(x, fc2(y), "scale2")
 
 
 def apart(tokens: jax.Array, prefix: int = 1) -> list[jax.Array]:

@@ -39,6 +39,34 @@ def test_dense_computes_a_slice_of_its_columns():
     np.testing.assert_allclose(part, expected[..., 2:5], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("method", "shapes", "more"),
+    [
+        ("__call__", [(2, 1, 8), (2, 5, 8)], ()),
+        ("to_heads", [(2, 1, 8), (2, 5, 8)], (2,)),
+        ("from_heads", [(2, 4, 1, 2), (2, 4, 5, 2)], ()),
+    ],
+)
+def test_dense_takes_several_arrays_and_casts_its_kernel_once(method, shapes, more):
+    """Else its gradients would be summed over the devices of a TPU one by one, in bfloat16."""
+    layer, parts = Dense(8, dtype=jnp.bfloat16), [noise(*shape) for shape in shapes]
+    variables = shaken(layer, parts[1].reshape(-1, 8))
+    run = functools.partial(layer.apply, method=method)
+    for found, part in zip(run(variables, parts, *more), parts, strict=True):
+        np.testing.assert_array_equal(found, run(variables, part, *more))
+
+    def total(variables):
+        return sum(jnp.sum(y.astype(jnp.float32)) for y in run(variables, parts, *more))
+
+    def casts(function):
+        made = fit.equations(jax.make_jaxpr(function)(variables).jaxpr)
+        kinds = (x for x in made if x.primitive.name == "convert_element_type")
+        return sum(x.invars[0].aval.size == 64 for x in kinds)
+
+    assert casts(total) == 1
+    assert casts(jax.grad(total)) == 2  # and one of its gradient, to float32
+
+
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-5])
 def test_layer_norm_equals_numpy_far_from_zero_mean(epsilon):
     """A mean 1000 times the spread: E[x^2] - E[x]^2 in float32 would keep one digit."""
