@@ -44,7 +44,11 @@ def exact_attention(q: jax.Array, k: tuple[jax.Array, ...], v: tuple[jax.Array, 
 def attention_forward(
     q: jax.Array, k: tuple[jax.Array, ...], v: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, Any]:
-    """`exact_attention`, and what its gradient needs; the softmax is in float32."""
+    """`exact_attention`, and what its gradient needs; the softmax is in float32.
+
+    Its weights are divided by their sum after the product with v, as in fused attention kernels
+    (Dao et al. 2022): n x d divisions instead of n x n.
+    """
     scores = [
         jnp.einsum("bhtd,bhsd->bhts", q, part, preferred_element_type=jnp.float32)
         * q.shape[-1] ** -0.5
@@ -54,35 +58,47 @@ def attention_forward(
     top = checkpoint_name(top, SOFTMAX)
     weights = [jnp.exp(x - top) for x in scores]
     total = checkpoint_name(sum(x.sum(-1, keepdims=True) for x in weights), SOFTMAX)
-    weights = tuple((x / total).astype(part.dtype) for x, part in zip(weights, v, strict=True))
-    return added("bhts,bhsd->bhtd", weights, v), (q, k, v, weights)
+    weights = tuple(x.astype(part.dtype) for x, part in zip(weights, v, strict=True))
+    y = (products(weights, v) / total).astype(v[0].dtype)
+    return y, (q, k, v, weights, total, y)
 
 
 def attention_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, Any, Any]:
     """The gradients of q, k and v, as products in their own type.
 
     By itself JAX multiplies the float32 gradient of the softmax with a bfloat16 q or k, at the
-    speed of float32. Fused attention kernels round it, and the weights, as here.
+    speed of float32. Fused attention kernels round it, and the weights, as here; and the mean of
+    the gradient of a row of weights, by these weights, is that of its result times its result.
     """
-    q, k, v, weights = saved
+    q, k, v, weights, total, y = saved
     # Otherwise XLA:TPU computes the exponential again inside each of the products below.
     weights = jax.lax.optimization_barrier(weights)
+    gradient = (wide(gradient) / total).astype(gradient.dtype)
+    mean = jnp.sum(wide(gradient) * wide(y), axis=-1, keepdims=True)
     of_weights = [jnp.einsum("bhtd,bhsd->bhts", gradient, part) for part in v]
-    both = [(wide(x), wide(g)) for x, g in zip(weights, of_weights, strict=True)]
-    mean = sum(jnp.sum(x * g, axis=-1, keepdims=True) for x, g in both)
     scale = q.shape[-1] ** -0.5
-    of_scores = [(x * (g - mean) * scale).astype(q.dtype) for x, g in both]
-    of_q = added("bhts,bhsd->bhtd", of_scores, k)
+    of_scores = [
+        (wide(x) * (wide(g) - mean) * scale).astype(q.dtype)
+        for x, g in zip(weights, of_weights, strict=True)
+    ]
+    of_q = products(of_scores, k).astype(q.dtype)
     of_k = tuple(jnp.einsum("bhts,bhtd->bhsd", g, q) for g in of_scores)
     of_v = tuple(jnp.einsum("bhts,bhtd->bhsd", x, gradient) for x in weights)
     return of_q, of_k, of_v
 
 
-def added(subscripts: str, left: Parts, right: Parts) -> jax.Array:
-    """The products of two lists of parts, summed in float32, in the type of the parts."""
-    pairs = zip(left, right, strict=True)
-    each = (jnp.einsum(subscripts, *pair, preferred_element_type=jnp.float32) for pair in pairs)
-    return sum(each).astype(right[0].dtype)
+def products(left: Parts, right: Parts) -> jax.Array:
+    """The sum of the products [B, heads, T, n] x [B, heads, n, d] of two lists of parts.
+
+    In float32, of factors in the type of the right ones.
+    """
+    each = (
+        jnp.einsum(
+            "bhts,bhsd->bhtd", x.astype(part.dtype), part, preferred_element_type=jnp.float32
+        )
+        for x, part in zip(left, right, strict=True)
+    )
+    return sum(each)
 
 
 exact_attention.defvjp(attention_forward, attention_backward)
