@@ -39,6 +39,9 @@ class Backbone:
     width: int  # D'
     grid: tuple[int, int]  # rows, columns of the n tokens
     stacked: bool
+    # In evaluation the tokens of a stacked backbone come one modality after another: what a layer
+    # holds then fits the fast memory of a TPU.
+    in_turn: bool = False
     prefix: int = 1  # p, tokens in front of those of the grid
     dtype: jnp.dtype = jnp.float32  # of matrix products, also of those that a model adds
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of values in 0..1
@@ -61,16 +64,22 @@ def find(name: str) -> Any:
 
 
 def branches(
-    part: functools.partial, name: str, modalities: Sequence[str], *, shared: bool, stacked: bool
+    part: functools.partial,
+    name: str,
+    modalities: Sequence[str],
+    *,
+    shared: bool,
+    stacked: bool,
+    in_turn: bool = False,
 ) -> Callable[[jax.Array, bool], jax.Array]:
     """`part` applied to each modality: (x [M, B, ...], train) -> [M, B, ...].
 
     To be called inside a compact method, whose parameters it makes. Stacked: `name` with leaves
     [M, ...]. Unstacked: `name`_<modality> for each. Shared: `name` once; unstacked, it sees the
-    images of all modalities as one batch, and so do its statistics.
+    images of all modalities as one batch, and so do its statistics. `in_turn` as in `stack`.
     """
     if stacked:
-        return stack(part, in_axes=(0, None), copies=not shared)(name=name)
+        return stack(part, (0, None), copies=not shared, in_turn=in_turn)(name=name)
 
     def apply(x: jax.Array, train: bool) -> jax.Array:
         if shared:
@@ -82,16 +91,39 @@ def branches(
     return apply
 
 
-def stack(part: functools.partial, in_axes: tuple, copies: bool = True) -> functools.partial:
+def stack(
+    part: functools.partial, in_axes: tuple, copies: bool = True, in_turn: bool = False
+) -> Callable[..., Callable]:
     """`part` mapped over axis 0 of those arguments whose entry in `in_axes` is 0.
 
     With `copies` there is one set of parameters, statistics and whatever else the part keeps for
-    each entry, stacked on axis 0 of every leaf; without, one set serves all.
+    each entry, stacked on axis 0 of every leaf; without, one set serves all. `in_turn` computes one
+    entry after another instead of all in each operation, to the same result; parameters are then
+    initialised otherwise.
     """
-    module = nn.vmap(
-        part.func,
-        in_axes=in_axes,
-        variable_axes={True: 0 if copies else None},  # True: every collection
-        split_rngs={"params": copies, "dropout": True},
+    axes, random = {True: 0 if copies else None}, {"params": copies, "dropout": True}
+    if not in_turn:
+        module = nn.vmap(part.func, variable_axes=axes, split_rngs=random, in_axes=in_axes)
+        return functools.partial(module, *part.args, **part.keywords)
+
+    class InTurn(part.func):
+        """The part in the form `nn.scan` wants: carry in, (carry, result) out."""
+
+        @nn.compact
+        def __call__(self, carry, *arguments):
+            return carry, super().__call__(*arguments)
+
+    module = nn.scan(
+        InTurn,
+        variable_axes=axes if copies else {},
+        variable_broadcast=not copies,
+        split_rngs=random,
+        in_axes=tuple(nn.broadcast if axis is None else axis for axis in in_axes),
+        unroll=True,
     )
-    return functools.partial(module, *part.args, **part.keywords)
+
+    def made(name: str) -> Callable:
+        mapped = module(*part.args, **part.keywords, name=name)
+        return lambda *arguments: mapped((), *arguments)[1]
+
+    return made

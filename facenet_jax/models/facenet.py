@@ -242,7 +242,8 @@ class FACENet(ThreeStream):
             fields = {**self.mfmp, "head_width": self.mfmp["head_width"] or own.shape[-1]}
             mfmp = functools.partial(MFMP, **fields, dtype=self.backbone.dtype)
             mfmp = stack(mfmp, in_axes=(0, 0, None))(name="mfmp")
-            predicted = mfmp(predicted, predicted[::-1], train)
+            other = jnp.concatenate([predicted[1:], predicted[:1]])
+            predicted = mfmp(predicted, other, train)
         extras["mfmp"] = predicted
         if self.fce is not None:
             own = FCE(**self.fce, prefix=prefix, name="fce")(own, thermal, predicted, delta)

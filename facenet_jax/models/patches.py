@@ -15,9 +15,10 @@ def patches(images: jax.Array, patch: int, stride: int) -> jax.Array:
     """[B, H, W, 3] to [B, n, patch * patch * 3]: row-major patches of (y, x, channel) values."""
     batch, height, width, channels = images.shape
     rows, columns = grid((height, width), patch, stride)
-    if stride == patch:  # a plain reshape, free on every device
-        x = images[:, : rows * patch, : columns * patch]
-        x = x.reshape(batch, rows, patch, columns, patch, channels)
+    if stride == patch:
+        # Channels first in between: XLA:TPU copies less than with one change of all axes.
+        x = images[:, : rows * patch, : columns * patch].transpose(0, 3, 1, 2)
+        x = x.reshape(batch, channels, rows, patch, columns, patch).transpose(0, 2, 3, 4, 5, 1)
     else:
         y_index = np.arange(rows)[:, None] * stride + np.arange(patch)
         x_index = np.arange(columns)[:, None] * stride + np.arange(patch)

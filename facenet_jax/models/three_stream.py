@@ -139,8 +139,13 @@ class ThreeStream(nn.Module):
             modalities,
             shared=self.shared_trunk,
             stacked=self.backbone.stacked,
+            in_turn=self.in_turn(train),
         )
         return trunk(batch.images, train)
+
+    def in_turn(self, train: bool) -> bool:
+        """Whether tokens come one modality after another; parameters are initialised together."""
+        return self.backbone.in_turn and not train and not self.is_initializing()
 
     def exchange(
         self, tokens: jax.Array, batch: Batch, modalities: Sequence[str], train: bool

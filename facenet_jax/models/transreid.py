@@ -118,8 +118,8 @@ class TransReID(ThreeStream):
         side = functools.partial(SideInformation, rows, self.backbone.token_width)
         side = stack(side, in_axes=(0,), copies=copies)(name="side")
         added = self.coefficient * side(jnp.where(known, row, -1))
-        trunk = stack(self.backbone.tokens, in_axes=(0, None, 0), copies=copies)(name="trunk")
-        return trunk(batch.images, train, added)
+        trunk = stack(self.backbone.tokens, (0, None, 0), copies, self.in_turn(train))
+        return trunk(name="trunk")(batch.images, train, added)
 
     def heads(self, tokens: jax.Array, modalities: Sequence[str], train: bool) -> list[Head]:
         """The global feature, and the local ones, which count for their share in the embedding."""

@@ -66,7 +66,8 @@ OPTIONS: Options = {
     ),
     "unroll": Option(
         -1,
-        "layers in one iteration of the loop over layers; 0: all; -1: all on a TPU, 1 elsewhere",
+        "layers in one iteration of the loop over layers; 0: all, and for embeddings one modality "
+        "after another; -1: 0 on a TPU, 1 elsewhere",
         whole(-1, 999),
     ),
 }
@@ -170,7 +171,8 @@ def layers_at_once(unroll: int, backend: str) -> int:
 
     In a loop a TPU copies what layers take from stacks and leave in them, and fills the stacks with
     zeros first: a fifth to a third of a step by its compiler's estimate. On a CPU only the time to
-    compile differs, five times as long; on a GPU nothing was measured.
+    compile differs, five times as long; on a GPU nothing was measured. Where all layers are
+    compiled at once, `Backbone.in_turn` is set too.
     """
     if unroll != -1:
         return unroll
@@ -195,6 +197,7 @@ def of_family(
         "attention": config.attention,
         "kind": family.kind,
     }
+    unroll = layers_at_once(config.unroll, jax.default_backend())
     tokens = functools.partial(
         Trunk,
         **block,
@@ -204,7 +207,7 @@ def of_family(
         stride=stride,
         drop_rates=tuple(rates[:-1]),
         remat=config.remat,
-        unroll=layers_at_once(config.unroll, jax.default_backend()),
+        unroll=unroll,
         registers=family.registers,
         patch_bias=family.patch_bias,
         norm_before=family.norm_before,
@@ -225,6 +228,7 @@ def of_family(
         width=family.projection or width,
         grid=rows_columns,
         stacked=True,
+        in_turn=unroll == 0,
         prefix=family.prefix,
         dtype=block["dtype"],
         pixel_mean=family.pixel_mean,

@@ -18,6 +18,7 @@ from facenet_jax.models import backbones
 from facenet_jax.models.backbones import Backbone, branches
 from facenet_jax.models.layers import BatchNorm, Dense
 from facenet_jax.options import Option, whole
+from facenet_jax.runtime import fit
 from facenet_jax.types import DataSpec
 from facenet_jax.weights.merge import flatten
 from tests.support import tiny_run as tiny
@@ -321,3 +322,38 @@ def test_other_modalities_have_branches_by_their_names(modalities, weights):
     for modality in modalities:
         kernel = loaded["params"][f"last_{modality}"]["fc"]["kernel"]
         np.testing.assert_array_equal(kernel, weights[1]["fc"])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("name", ["facenet", "transreid"])
+def test_modalities_in_turn_have_the_embedding_and_the_parameters_of_all_at_once(name, shared):
+    """A ViT whose layers are all compiled at once, as on a TPU; TransReID adds its cameras."""
+    changes = {"model__sie__camera": True} if name == "transreid" else {}
+    spec = dataclasses.replace(SPEC, labels={"camera": 3})
+    once, turn = (
+        tiny.build(
+            tiny.config(name, model__unroll=unroll, model__shared_trunk=shared, **changes), spec
+        )
+        for unroll in (1, 0)
+    )
+    variables = once.init(KEY)
+    jax.tree.map(np.testing.assert_array_equal, turn.init(KEY), variables)
+    batch = tiny.batch(4)
+    labels = {**batch.labels, "camera": jnp.asarray([[0, 1, 2, 0]] * 3)}
+    batch = dataclasses.replace(batch, labels=labels)
+
+    def embedding(model):
+        def run(variables):
+            return model.apply(variables, batch, train=False)[0].embedding
+
+        products = (
+            x.invars[0].aval.shape
+            for x in fit.equations(jax.make_jaxpr(run)(variables).jaxpr)
+            if x.primitive.name == "dot_general"
+        )
+        together = sum(shape[:2] == (3, 4) for shape in products)
+        return np.asarray(jax.jit(run)(variables)), together
+
+    (found, few), (expected, many) = embedding(turn), embedding(once)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert few < many  # so that they are really apart
