@@ -39,9 +39,9 @@ class Backbone:
     width: int  # D'
     grid: tuple[int, int]  # rows, columns of the n tokens
     stacked: bool
-    # In evaluation the tokens of a stacked backbone come one modality after another: what a layer
-    # holds then fits the fast memory of a TPU.
-    in_turn: bool = False
+    # In evaluation the tokens of a stacked backbone come one modality after another, in a "loop" or
+    # "unrolled"; "": together.
+    in_turn: str = ""
     prefix: int = 1  # p, tokens in front of those of the grid
     dtype: jnp.dtype = jnp.float32  # of matrix products, also of those that a model adds
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of values in 0..1
@@ -70,7 +70,7 @@ def branches(
     *,
     shared: bool,
     stacked: bool,
-    in_turn: bool = False,
+    in_turn: str = "",
 ) -> Callable[[jax.Array, bool], jax.Array]:
     """`part` applied to each modality: (x [M, B, ...], train) -> [M, B, ...].
 
@@ -92,14 +92,14 @@ def branches(
 
 
 def stack(
-    part: functools.partial, in_axes: tuple, copies: bool = True, in_turn: bool = False
+    part: functools.partial, in_axes: tuple, copies: bool = True, in_turn: str = ""
 ) -> Callable[..., Callable]:
     """`part` mapped over axis 0 of those arguments whose entry in `in_axes` is 0.
 
     With `copies` there is one set of parameters, statistics and whatever else the part keeps for
     each entry, stacked on axis 0 of every leaf; without, one set serves all. `in_turn` computes one
-    entry after another instead of all in each operation, to the same result; parameters are then
-    initialised otherwise.
+    entry after another instead of all in each operation, in a "loop" or "unrolled", to the same
+    result; parameters are then initialised otherwise.
     """
     axes, random = {True: 0 if copies else None}, {"params": copies, "dropout": True}
     if not in_turn:
@@ -107,11 +107,10 @@ def stack(
         return functools.partial(module, *part.args, **part.keywords)
 
     class InTurn(part.func):
-        """The part in the form `nn.scan` wants: carry in, (carry, result) out."""
+        """The part with a method in the form `nn.scan` wants: carry in, (carry, result) out."""
 
-        @nn.compact
-        def __call__(self, carry, *arguments):
-            return carry, super().__call__(*arguments)
+        def entry(self, carry, *arguments):
+            return carry, self(*arguments)
 
     module = nn.scan(
         InTurn,
@@ -119,11 +118,12 @@ def stack(
         variable_broadcast=not copies,
         split_rngs=random,
         in_axes=tuple(nn.broadcast if axis is None else axis for axis in in_axes),
-        unroll=True,
+        unroll=True if in_turn == "unrolled" else 1,
+        methods=["entry"],
     )
 
     def made(name: str) -> Callable:
         mapped = module(*part.args, **part.keywords, name=name)
-        return lambda *arguments: mapped((), *arguments)[1]
+        return lambda *arguments: mapped.entry((), *arguments)[1]
 
     return made

@@ -143,9 +143,9 @@ class ThreeStream(nn.Module):
         )
         return trunk(batch.images, train)
 
-    def in_turn(self, train: bool) -> bool:
-        """Whether tokens come one modality after another; parameters are initialised together."""
-        return self.backbone.in_turn and not train and not self.is_initializing()
+    def in_turn(self, train: bool) -> str:
+        """`Backbone.in_turn` in evaluation; training and initialisation are of all together."""
+        return "" if train or self.is_initializing() else self.backbone.in_turn
 
     def exchange(
         self, tokens: jax.Array, batch: Batch, modalities: Sequence[str], train: bool

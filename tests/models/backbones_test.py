@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ import pytest
 
 from data_tfds.errors import UserError
 from facenet_jax import config as configs
-from facenet_jax.models import backbones
+from facenet_jax.models import backbones, vit
 from facenet_jax.models.backbones import Backbone, branches
 from facenet_jax.models.layers import BatchNorm, Dense
 from facenet_jax.options import Option, whole
@@ -327,33 +328,32 @@ def test_other_modalities_have_branches_by_their_names(modalities, weights):
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("name", ["facenet", "transreid"])
 def test_modalities_in_turn_have_the_embedding_and_the_parameters_of_all_at_once(name, shared):
-    """A ViT whose layers are all compiled at once, as on a TPU; TransReID adds its cameras."""
+    """TransReID adds the vectors of its cameras to the tokens."""
     changes = {"model__sie__camera": True} if name == "transreid" else {}
-    spec = dataclasses.replace(SPEC, labels={"camera": 3})
-    once, turn = (
-        tiny.build(
-            tiny.config(name, model__unroll=unroll, model__shared_trunk=shared, **changes), spec
-        )
-        for unroll in (1, 0)
-    )
-    variables = once.init(KEY)
-    jax.tree.map(np.testing.assert_array_equal, turn.init(KEY), variables)
+    c = tiny.config(name, model__shared_trunk=shared, **changes)
     batch = tiny.batch(4)
     labels = {**batch.labels, "camera": jnp.asarray([[0, 1, 2, 0]] * 3)}
     batch = dataclasses.replace(batch, labels=labels)
+    built = {}
+    for how in ("", "loop", "unrolled"):
+        with mock.patch.object(vit, "modalities_in_turn", lambda *_, how=how: how):
+            built[how] = tiny.build(c, dataclasses.replace(SPEC, labels={"camera": 3}))
+    variables = built[""].init(KEY)
 
-    def embedding(model):
+    def embedding(how):
         def run(variables):
-            return model.apply(variables, batch, train=False)[0].embedding
+            return built[how].apply(variables, batch, train=False)[0].embedding
 
         products = (
             x.invars[0].aval.shape
             for x in fit.equations(jax.make_jaxpr(run)(variables).jaxpr)
             if x.primitive.name == "dot_general"
         )
-        together = sum(shape[:2] == (3, 4) for shape in products)
-        return np.asarray(jax.jit(run)(variables)), together
+        return np.asarray(jax.jit(run)(variables)), sum(x[:2] == (3, 4) for x in products)
 
-    (found, few), (expected, many) = embedding(turn), embedding(once)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert few < many  # so that they are really apart
+    expected, together = embedding("")
+    for how in ("loop", "unrolled"):
+        jax.tree.map(np.testing.assert_array_equal, built[how].init(KEY), variables)
+        found, rest = embedding(how)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        assert rest < together  # so that they are really apart

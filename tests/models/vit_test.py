@@ -119,6 +119,14 @@ def test_a_tpu_takes_all_layers_at_once_unless_told(unroll, backend, found):
     assert vit.layers_at_once(unroll, backend) == found
 
 
+@pytest.mark.parametrize(
+    ("unroll", "backend", "found"),
+    [(0, "tpu", "unrolled"), (1, "cpu", "loop"), (0, "cpu", "unrolled"), (1, "gpu", "")],
+)
+def test_modalities_are_embedded_in_turn_where_that_is_known_to_be_faster(unroll, backend, found):
+    assert vit.modalities_in_turn(unroll, backend) == found
+
+
 def test_dense_results_and_softmax_statistics_are_not_computed_again():
     """With "dots" the backward pass has neither the maxima of the scores nor their sums."""
     images = tiny.noise(4, 16, 8, 3)
