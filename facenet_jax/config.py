@@ -146,7 +146,7 @@ OPTIM: Options = {
 MEANS = absent_or(pair(whole(1), at_least(0)))
 
 EVALUATE: Options = {
-    "batch": Option(64, "samples in a call of the device", whole(1)),
+    "batch": Option(0, "samples in a call; 0: 64 on each device", whole(0)),
     "export": Option("last", "checkpoint whose embeddings are exported", one_of("last", "best")),
     "centre": Option(False, "match embeddings less the mean of the gallery", switch()),
     "flare_weight": Option(

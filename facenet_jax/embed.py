@@ -17,7 +17,7 @@ from facenet_jax.retrieval import Embeddings
 from facenet_jax.run import Run, on_devices
 from facenet_jax.runtime.mesh import replicated
 from facenet_jax.runtime.progress import Bar
-from facenet_jax.step import State, embedding_parts, make_extract
+from facenet_jax.step import State, embedding_batch, embedding_parts, make_extract
 
 Embedded = tuple[Embeddings, Embeddings]
 """Query and gallery."""
@@ -138,7 +138,7 @@ def embed_rows(
     chosen = [i for i, modality in enumerate(has) if not modalities or modality in modalities]
     names = tuple(has[i] for i in chosen)
     data, rows = only(half.data, chosen), rows[chosen]
-    batch, total = run.config.evaluate.batch, rows.shape[1]
+    batch, total = embedding_batch(run.config, run.mesh.size), rows.shape[1]
     index = np.arange(-(-total // batch) * batch).reshape(-1, batch)
     # The last batch is filled up with the last sample.
     plan = np.ascontiguousarray(rows[:, np.minimum(index, total - 1)].swapaxes(0, 1))  # [S, M, B]

@@ -23,6 +23,9 @@ from facenet_jax.types import Batch, Outputs
 SHORTEST = 2048
 """Steps that a schedule has room for at least."""
 
+EMBEDDED_AT_ONCE = 64
+"""Samples on each device where `evaluate.batch` is 0: with fewer a device does less in its time."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +209,11 @@ def outputs(
     images = normalise(images, model.pixel_mean, model.pixel_std)
     batch = dataclasses.replace(batch, images=images)
     return contract.apply(model, variables, batch, train=False, modalities=modalities)[0]
+
+
+def embedding_batch(config: ml_collections.ConfigDict, devices: int = 1) -> int:
+    """How many samples a call of what `make_extract` gives embeds, on all devices together."""
+    return config.evaluate.batch or EMBEDDED_AT_ONCE * devices
 
 
 @functools.lru_cache(maxsize=16)  # a run evaluates many times and compiles once

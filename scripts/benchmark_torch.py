@@ -32,6 +32,7 @@ from facenet_jax.inputs.dataset import Dataset
 from facenet_jax.inputs.sampler import Plan, make_plan
 from facenet_jax.runtime import cli, script, workdir
 from facenet_jax.runtime.writers import write_json
+from facenet_jax.step import embedding_batch
 
 WARM_UP = 3  # calls before the first that counts, the compiling one included
 
@@ -151,14 +152,14 @@ def theirs(config: ml_collections.ConfigDict, chunks: int, compiled: bool | None
 def compare(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> dict[str, Any]:
     """All figures of both; see `report`."""
     chunks, train = values["chunks"], values["what"] == "train"
-    batch = config.evaluate.batch
+    batch = embedding_batch(config)
     if train:
         batch = config.train.identities_per_batch * config.train.samples_per_identity
     arguments = config, chunks, values["compile"]
     workers = [Worker("facenet_jax", Ours, *arguments), Worker("PyTorch", theirs, *arguments)]
 
     workers[1].ask("load", workers[0].ask("variables")[-1])
-    first = np.arange(config.evaluate.batch, dtype=np.int32)[None]
+    first = np.arange(embedding_batch(config), dtype=np.int32)[None]
     ours, peers = (worker.ask("first_embeddings", first)[-1] for worker in workers)
 
     def chunk(worker: Worker, steps: int) -> tuple[float, float]:

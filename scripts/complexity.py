@@ -31,6 +31,7 @@ from facenet_jax.bench.timing import countable, model_flops
 from facenet_jax.runtime import script
 from facenet_jax.runtime.cli import run_name
 from facenet_jax.runtime.writers import write_json
+from facenet_jax.step import embedding_batch
 
 CONFIGS = [
     f"configs/{name}"
@@ -119,7 +120,7 @@ def parameters(config: ml_collections.ConfigDict) -> tuple[dict[str, int], int]:
         name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part))
         for name, part in shapes.items()
     }
-    batch = synthetic.batch_shapes(spec, config.evaluate.batch)
+    batch = synthetic.batch_shapes(spec, embedding_batch(config))
     return parts, flops.embedding_parameters(model, batch)
 
 

@@ -28,7 +28,7 @@ from facenet_jax.models import vit
 from facenet_jax.run import Run
 from facenet_jax.runtime import memory
 from facenet_jax.runtime.mesh import check_divides, make_mesh
-from facenet_jax.step import make_extract, schedule
+from facenet_jax.step import embedding_batch, make_extract, schedule
 
 PEAK_SIDE = 4096
 """Of the square bfloat16 product whose estimate is taken as the peak; larger ones are slower."""
@@ -94,7 +94,7 @@ def open_run(config: ml_collections.ConfigDict, what: str, on: Target) -> tuple[
     run = runs.assemble(
         config, dataset, mesh=first_cpu(), spec=synthetic.spec(config.data), training=train
     )
-    batch = run.plan.batch if train else config.evaluate.batch
+    batch = run.plan.batch if train else embedding_batch(config, on.devices)
     check_divides("The batch", batch, on.mesh)
     total = datasets.image_bytes(dataset, config, train)[0]
     streams = memory.streamed(config.data, total, on.limit)
@@ -145,7 +145,7 @@ def estimate(config: ml_collections.ConfigDict, what: str, on: Target) -> dict[s
             known["training_steps"] = len(run.plan.epoch)
             known["remat"] = remat or config.model.get("remat", "")
         else:
-            batch, steps = config.evaluate.batch, 1
+            batch, steps = embedding_batch(config, on.devices), 1
             variables = runs.state_shapes(run).variables
             rows = np.zeros((len(run.dataset.modalities), batch), np.int32)
             arguments = placed((rows, np.ones(batch, bool)), on.mesh)

@@ -7,6 +7,8 @@ from typing import Any
 
 import ml_collections
 
+from facenet_jax.step import embedding_batch
+
 TRAINING_BATCHES, EMBEDDING_BATCHES = (32, 64, 128, 256), (64, 256)
 """Samples in a batch, beside those of the recipe."""
 
@@ -45,7 +47,7 @@ def points(config: ml_collections.ConfigDict) -> list[Point]:
     batch = train.identities_per_batch * train.samples_per_identity
     return [
         Point("matrix product", "device", always(config)),
-        recipe(config, "embed", config.evaluate.batch),
+        recipe(config, "embed", embedding_batch(config)),
         recipe(config, "train", batch),
         *sweep(config),
         *(

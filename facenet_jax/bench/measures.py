@@ -21,7 +21,7 @@ from facenet_jax.embed import embed, test_set
 from facenet_jax.inputs.stream import Batches, open_reader
 from facenet_jax.models import vit
 from facenet_jax.run import Run, on_devices, training_images, untrained_state
-from facenet_jax.step import make_extract
+from facenet_jax.step import embedding_batch, make_extract
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ def measure_embed(config: ml_collections.ConfigDict, options: Options) -> dict[s
     """Embeddings per second with the program that evaluation runs."""
     run = synthetic.run(config, 1, train=False, test=True)
     data, all_rows = on_devices(run, run.dataset.split("query"), run.dataset.split("gallery"))
-    batch, count = config.evaluate.batch, config.train.steps_per_dispatch
+    batch, count = embedding_batch(config, run.mesh.size), config.train.steps_per_dispatch
     variables = untrained_state(run)().variables
     numbers = np.arange(count * batch).reshape(count, batch) % all_rows.shape[1]
     rows = [jnp.asarray(all_rows[:, number]) for number in numbers]

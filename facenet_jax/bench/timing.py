@@ -20,7 +20,7 @@ from facenet_jax.inputs.device import DeviceSplit
 from facenet_jax.inputs.stream import OnDiskSplit, open_reader
 from facenet_jax.run import Run, assemble, compile_step, trace_step, untrained_state
 from facenet_jax.runtime import workdir
-from facenet_jax.step import State, make_extract
+from facenet_jax.step import State, embedding_batch, make_extract
 from facenet_jax.types import DataSpec
 
 
@@ -129,7 +129,7 @@ def model_flops(
     """
     model = models.build(countable(config).model, spec)
     if not train:
-        return flops.embedding(model, batch_shapes(spec, config.evaluate.batch))
+        return flops.embedding(model, batch_shapes(spec, embedding_batch(config)))
     size = config.train.identities_per_batch * config.train.samples_per_identity
     return flops.training(model, objective.terms(config), batch_shapes(spec, size))
 

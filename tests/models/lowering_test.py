@@ -47,7 +47,7 @@ def traced():
         like(np.int32, STEPS, 3, batch), like(np.float32, STEPS, 2), like(np.float32)
     )
     chunk = step.make_chunk(model, optimizer, groups, CONFIG, mesh)
-    size = CONFIG.evaluate.batch
+    size = step.embedding_batch(CONFIG)
     extract = step.make_extract(model, mesh, SPEC.modalities)
     data, rows, real = split(SAMPLES), like(np.int32, 3, size), like(bool, size)
     return {

@@ -120,7 +120,7 @@ def test_legal_values_end_where_they_say(legal, inside, outside):
 
 def test_all_that_is_wrong_is_said_at_once():
     config = tiny.config(
-        data__flare_rule="none", evaluate__batch=0, losses__id__weight=((1, 2, 3),)
+        data__flare_rule="none", evaluate__batch=-1, losses__id__weight=((1, 2, 3),)
     )
     config = put(config, "model.fce.mask", "grey")
     with config.unlocked():
@@ -129,7 +129,7 @@ def test_all_that_is_wrong_is_said_at_once():
     text = refusal(config)
     for clause in (
         "config.data.flare_rule is 'none'; it must be one of 'per_modality', 'either', 'both'",
-        "config.evaluate.batch is 0; it must be a whole number of 1 or more",
+        "config.evaluate.batch is -1; it must be a whole number of 0 or more",
         "config.losses.id.weight is ((1, 2, 3),); it must be a number or ((progress, value), ...)",
         "config.model.fce.mask is 'grey'; it must be one of 'soft', 'hard', 'straight_through'",
         "config.optim has no option 'friction'",
@@ -244,8 +244,8 @@ def test_the_check_comes_before_any_data_is_loaded():
     def load(data: ConfigDict, training: bool):
         raise AssertionError("the data set was loaded")
 
-    with pytest.raises(UserError, match=r"config.evaluate.batch is 0"):
-        runs.open_run(tiny.config(evaluate__batch=0), load=load)
+    with pytest.raises(UserError, match=r"config.evaluate.batch is -1"):
+        runs.open_run(tiny.config(evaluate__batch=-1), load=load)
     with pytest.raises(UserError, match="= 12 does not divide by the 8 devices"):
         runs.open_run(tiny.config(train__samples_per_identity=3), load=load)
     with pytest.raises(AssertionError, match="was loaded"):
