@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from data_tfds.errors import UserError
 from data_tfds.samples import Split
 from facenet_jax import config as configs
-from facenet_jax import models, step
+from facenet_jax import models
 from facenet_jax.inputs import dataset as datasets
 from facenet_jax.inputs.dataset import Dataset
 from facenet_jax.inputs.device import DeviceSplit, image_labels, with_images
@@ -92,7 +92,7 @@ def open_run(
     batch = train.identities_per_batch * train.samples_per_identity
     if training and config.sampler.name == "pk":  # another one makes batches of its own size
         check_divides("config.train.identities_per_batch * samples_per_identity", batch, mesh)
-    check_divides("config.evaluate.batch", step.embedding_batch(config, mesh.size), mesh)
+    check_divides("config.evaluate.batch", config.evaluate.batch, mesh)
     return assemble(config, load(config.data, training), mesh=mesh, spec=spec, training=training)
 
 

@@ -67,8 +67,9 @@ def attention_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, Any,
     """The gradients of q, k and v, as products in their own type.
 
     By itself JAX multiplies the float32 gradient of the softmax with a bfloat16 q or k, at the
-    speed of float32. Fused attention kernels round it, and the weights, as here; and the mean of
-    the gradient of a row of weights, by these weights, is that of its result times its result.
+    speed of float32. Fused attention kernels round it, and the weights, as here. With weights w,
+    their sum t and y = w v / t, the gradient of scores is w (v dy / t - y dy / t): sums over the n
+    columns of w become one over the d of y (Dao et al. 2022).
     """
     q, k, v, weights, total, y = saved
     # Otherwise XLA:TPU computes the exponential again inside each of the products below.
@@ -88,17 +89,10 @@ def attention_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, Any,
 
 
 def products(left: Parts, right: Parts) -> jax.Array:
-    """The sum of the products [B, heads, T, n] x [B, heads, n, d] of two lists of parts.
-
-    In float32, of factors in the type of the right ones.
-    """
-    each = (
-        jnp.einsum(
-            "bhts,bhsd->bhtd", x.astype(part.dtype), part, preferred_element_type=jnp.float32
-        )
-        for x, part in zip(left, right, strict=True)
-    )
-    return sum(each)
+    """The sum of the products [B, heads, T, n] x [B, heads, n, d] of two lists, in float32."""
+    pairs = zip(left, right, strict=True)
+    form = "bhts,bhsd->bhtd"
+    return sum(jnp.einsum(form, *pair, preferred_element_type=jnp.float32) for pair in pairs)
 
 
 exact_attention.defvjp(attention_forward, attention_backward)

@@ -118,7 +118,7 @@ def stack(
         variable_broadcast=not copies,
         split_rngs=random,
         in_axes=tuple(nn.broadcast if axis is None else axis for axis in in_axes),
-        unroll=True if in_turn == "unrolled" else 1,
+        unroll={"loop": 1, "unrolled": True}[in_turn],
         methods=["entry"],
     )
 

@@ -242,8 +242,7 @@ class FACENet(ThreeStream):
             fields = {**self.mfmp, "head_width": self.mfmp["head_width"] or own.shape[-1]}
             mfmp = functools.partial(MFMP, **fields, dtype=self.backbone.dtype)
             mfmp = stack(mfmp, in_axes=(0, 0, None))(name="mfmp")
-            other = jnp.concatenate([predicted[1:], predicted[:1]])
-            predicted = mfmp(predicted, other, train)
+            predicted = mfmp(predicted, jnp.roll(predicted, 1, axis=0), train)
         extras["mfmp"] = predicted
         if self.fce is not None:
             own = FCE(**self.fce, prefix=prefix, name="fce")(own, thermal, predicted, delta)
@@ -264,16 +263,18 @@ def options(choices: Mapping[str, Any]) -> Options:
 
 def problems(config: ml_collections.ConfigDict) -> list[str]:
     """What does not fit together in a config, a clause each."""
-    return three_stream.problems(config) + problems_of_heads(config)
+    found = three_stream.problems(config) + problems_of_heads(config)
+    if config.model.fce.enabled and config.model.fce.gate == "batch" and not config.evaluate.batch:
+        found.append(
+            "config.model.fce.gate is 'batch', so that embeddings depend on config.evaluate.batch, "
+            "which is 0; set it (the release's is 64)"
+        )
+    return found
 
 
 def problems_of_heads(config: ml_collections.ConfigDict) -> list[str]:
     """A clause where a loss needs flare heads that the model does not have."""
-    needing = [
-        label
-        for label, section in config.losses.items()
-        if section.weight and section.term in ("mask_kl", "flare")
-    ]
+    needing = [label for label, x in config.losses.items() if x.weight and x.term in TERMS]
     if not needing or config.model.flare_heads:
         return []
     return [

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_tfds.errors import UserError
+from facenet_jax import config as configs
 from facenet_jax import models
 from facenet_jax.embed import mixed_parts
 from facenet_jax.models.facenet import FCE, MFMP, FlareHead
@@ -188,3 +190,14 @@ def test_which_parts_of_an_embedding_hold_tokens_of_other_modalities():
         model = models.build(c.model, tiny.SPEC)
         assert mixed_parts(model, names) == mixed
         assert mixed_parts(model, names[:2]) == ()  # without thermal nothing is replaced
+
+
+def test_a_gate_that_looks_at_the_batch_asks_for_its_size():
+    """Else embeddings would depend on the number of devices."""
+    c = tiny.config(model__fce__gate="batch", evaluate__batch=0)
+    with pytest.raises(UserError, match=r"config.evaluate.batch, which is 0; set it"):
+        configs.check(c)
+    c.evaluate.batch = 64
+    configs.check(c)
+    c.model.fce.gate, c.evaluate.batch = "sample", 0
+    configs.check(c)

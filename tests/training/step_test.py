@@ -197,9 +197,6 @@ def test_the_parts_of_an_embedding_are_known_without_computing_it():
     assert (parts, width) == ({"thermal": (0, 16)}, 16)
 
 
-@pytest.mark.parametrize(
-    ("gate", "batch", "found"), [("sample", 0, 256), ("batch", 0, 64), ("sample", 8, 8)]
-)
-def test_64_samples_are_embedded_on_each_device_unless_they_change_each_other(gate, batch, found):
-    c = tiny.config(model__fce__gate=gate, evaluate__batch=batch)
-    assert step.embedding_batch(c, devices=4) == found
+@pytest.mark.parametrize(("batch", "found"), [(0, 256), (8, 8)])
+def test_each_device_embeds_64_samples_unless_told(batch, found):
+    assert step.embedding_batch(tiny.config(evaluate__batch=batch), devices=4) == found
