@@ -39,6 +39,7 @@ from facenet_jax.options import defaults as default_values
 
 FILTERS = ("bicubic", "bilinear", "lanczos")
 WRITERS = [a + b for a in ("tensorboard", "wandb", "tensorboard,wandb") for b in ("", ",images")]
+CHOICE = one_of("auto", "always", "never")
 
 DATA: Options = {
     "name": Option(
@@ -74,12 +75,11 @@ DATA: Options = {
         one_of("error", "accept"),
     ),
     "resident": Option(
-        "auto",
-        "images in device memory, or streamed from disk; auto: resident while those of training "
-        "and evaluation take no more than max_memory_fraction of a device's memory",
-        one_of("auto", "always", "never"),
+        "auto", "images in device memory, or streamed from disk; auto: while they fit", CHOICE
     ),
-    "max_memory_fraction": Option(0.5, "of a device's memory, for images", above(0, 1)),
+    "max_memory_fraction": Option(
+        0.5, "of a device's memory, for the images of training and evaluation", above(0, 1)
+    ),
     "workers": Option(0, "processes that read a stream; 0: threads of the main one", whole(0, 256)),
     "flare_statistic": Option(
         "luma",
@@ -108,7 +108,7 @@ TRAIN: Options = {
     "steps": Option(0, "the length of the run in steps instead of epochs; 0: epochs", whole(0)),
     "steps_per_dispatch": Option(20, "steps in one call of the device", whole(1, 100_000)),
     "shard_state": Option(
-        False, "divide parameters and optimiser over the devices (FSDP), to save memory", switch()
+        "auto", "divide parameters and optimiser over devices (FSDP); auto: over TPUs", CHOICE
     ),
     "shard_above": Option(65536, "elements; smaller arrays are not divided", whole(0)),
     "evaluate_every": Option(5, "epochs; 0: at the end only", whole(0)),

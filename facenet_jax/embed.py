@@ -17,7 +17,7 @@ from facenet_jax.retrieval import Embeddings
 from facenet_jax.run import Run, on_devices
 from facenet_jax.runtime.mesh import replicated
 from facenet_jax.runtime.progress import Bar
-from facenet_jax.step import State, embedding_batch, embedding_parts, make_extract
+from facenet_jax.step import State, embedding_batch, embedding_parts, is_divided, make_extract
 
 Embedded = tuple[Embeddings, Embeddings]
 """Query and gallery."""
@@ -121,9 +121,9 @@ def whole(run: Run, state: State) -> Mapping[str, Any]:
     """The variables of a state, on every device: once for all batches, so that no activation is
     moved.
     """
-    return (
-        replicated(state.variables, run.mesh) if run.config.train.shard_state else state.variables
-    )
+    if not is_divided(run.config, run.mesh):
+        return state.variables
+    return replicated(state.variables, run.mesh)
 
 
 def embed_rows(

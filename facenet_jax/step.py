@@ -1,5 +1,6 @@
 """One training step, many of them per dispatch, and embedding: all that is compiled."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -16,8 +17,8 @@ from facenet_jax import objective
 from facenet_jax.inputs.augment import augment, change_samples, normalise
 from facenet_jax.inputs.device import DeviceSplit, gather
 from facenet_jax.models import Model, contract
-from facenet_jax.optim import Groups, descend
-from facenet_jax.runtime.mesh import fsdp_shardings
+from facenet_jax.optim import Groups, descend, leaf_name
+from facenet_jax.runtime.mesh import divided, fsdp_shardings, kernels_divided
 from facenet_jax.types import Batch, Outputs
 
 SHORTEST = 2048
@@ -95,19 +96,20 @@ def train_step(
     progress = step.astype(jnp.float32) / schedule.steps
 
     def loss(params):
-        outputs, changed = contract.apply(
-            model,
-            {"params": params, **state.collections},
-            batch,
-            train=True,
-            progress=progress,
-            key=model_key,
-        )
+        with kernels_divided(mesh) if is_divided(config, mesh) else contextlib.nullcontext():
+            outputs, changed = contract.apply(
+                model,
+                {"params": params, **state.collections},
+                batch,
+                train=True,
+                progress=progress,
+                key=model_key,
+            )
         total, weighted = objective.total(terms, outputs, batch, progress)
         return total, (weighted, changed)
 
     grad_fn = jax.value_and_grad(loss, has_aux=True)
-    (total, (weighted, changed)), gradients = grad_fn(replicate_params(state.params, config, mesh))
+    (total, (weighted, changed)), gradients = grad_fn(gather_params(state.params, config, mesh))
     gradients = constrain_state(gradients, config, mesh)
     directions, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     rates = schedule.rates[step]
@@ -124,29 +126,40 @@ def train_step(
     return constrain_state(after, config, mesh), scalars
 
 
+def is_divided(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
+    """Whether the devices of a mesh hold a part each of the large arrays of a state."""
+    return divided(config.train.shard_state, mesh.size, mesh.devices.flat[0].platform)
+
+
 def state_sharding(state: Any, config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
     """The shardings of a state, or of a part of one: replicated, or divided by `train.shard_state`.
 
     How leaves are divided depends on their shapes alone. Takes arrays or shapes.
     """
-    if config.train.shard_state:
+    if is_divided(config, mesh):
         return fsdp_shardings(state, mesh, config.train.shard_above)
     return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), state)
 
 
-def replicate_params(params: Any, config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
-    """Replicate `params` on every device for the length of a step, inside jit.
+def gather_params(params: Any, config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
+    """`params` complete on every device for the length of a step, but for kernels, inside jit.
 
-    Otherwise the partitioner moves the activations of the batch to the divided parameters.
+    Otherwise the partitioner moves the activations of the batch to the divided parameters. Kernels,
+    which are most of them, are gathered by the layers that multiply with them (`mesh.gathered`).
     """
-    if not config.train.shard_state:
+    if not is_divided(config, mesh):
         return params
-    return jax.lax.with_sharding_constraint(params, NamedSharding(mesh, PartitionSpec()))
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def one(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+        return x if leaf_name(path) == "kernel" else jax.lax.with_sharding_constraint(x, whole)
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def constrain_state(tree: Any, config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
-    """`tree` with the state's shardings (FSDP), inside jit; unchanged without train.shard_state."""
-    if not config.train.shard_state:
+    """`tree` with the state's shardings (FSDP), inside jit; unchanged where it is not divided."""
+    if not is_divided(config, mesh):
         return tree
     return jax.lax.with_sharding_constraint(tree, state_sharding(tree, config, mesh))
 

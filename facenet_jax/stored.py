@@ -108,10 +108,12 @@ RENAMED = {
 
 
 def upgrade(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a config.json in today's names; one of version 0.1.0 had others."""
-    if "loss_options" not in values:
-        return values
+    """The values of a config.json in today's names; earlier versions had others."""
     values = json.loads(json.dumps(values))
+    if type(values["train"].get("shard_state")) is bool:
+        values["train"]["shard_state"] = "always" if values["train"]["shard_state"] else "never"
+    if "loss_options" not in values:  # version 0.1.0
+        return values
     for old, (new, convert) in RENAMED.items():
         section, name = old.split(".")
         into, renamed = new.split(".")

@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", help="file to write the figures to")
     options = parser.parse_args(arguments)
     config = script.load_config(options.config)
-    config.train.shard_state = options.divided
+    config.train.shard_state = "always" if options.divided else "never"
     configs.check(config)
     rows = []
     print(f"{'devices':>8}{'batch':>8}{'GFLOP':>10}" + "".join(f"{kind:>20}" for kind in KINDS))

@@ -146,7 +146,7 @@ def estimate(config: ml_collections.ConfigDict, what: str, on: Target) -> dict[s
             known["remat"] = remat or config.model.get("remat", "")
         else:
             batch, steps = embedding_batch(config, on.devices), 1
-            variables = runs.state_shapes(run).variables
+            variables = placed(runs.state_shapes(run).variables, on.mesh)  # as `embed.whole`
             rows = np.zeros((len(run.dataset.modalities), batch), np.int32)
             arguments = placed((rows, np.ones(batch, bool)), on.mesh)
             extract = make_extract(run.model, on.mesh, run.dataset.modalities)

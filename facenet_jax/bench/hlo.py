@@ -27,6 +27,7 @@ CALLED = re.compile(
 )
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 TYPE = re.compile(r"(\w+)\[([\d,]*)\]")
+CHANNEL = re.compile(r"channel_id=(\d+)")
 CONSTANT = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 
 NO_WORK = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "iota", "broadcast"}
@@ -174,18 +175,26 @@ class Program:
         """(a collective, how often it runs), for all of them.
 
         A fusion may hold one. A TPU divides a sum over its devices in a fusion of an all-reduce
-        and a slice of its result, which sends what a reduce-scatter sends.
+        and a slice of its result, which sends what a reduce-scatter sends. It also cuts one into
+        its start, steps in the fusions of other work, and its end, which name one channel.
         """
-        found = []
-        for cost in self.costs:
+        found, held = [], [(cost, self.inside_fusion(cost.instruction)) for cost in self.costs]
+        starts = {channel(x) for cost, inside in held if starts_one(cost) for x in inside} - {""}
+        for cost, inside in held:
             each = cost.instruction
-            inside = self.inside(each) if each.opcode == "fusion" else [each]
+            fused = each.opcode == "fusion"
+            if fused and not starts_one(cost) and {channel(x) for x in inside} & starts:
+                continue  # a later part of what was started
             one = [x for line in inside for x in collectives(f"%x = {line.text}")]
             divides = any(x.opcode == "dynamic-slice" for x in inside)
             if divides and [x.kind for x in one] == ["all-reduce"]:
                 one = collectives(f"%x = {each.text.split(' fusion(')[0]} reduce-scatter(")
             found += [(x, cost.times) for x in one]
         return found
+
+    def inside_fusion(self, each: Instruction) -> list[Instruction]:
+        """The instructions of a fusion, or the one that it is."""
+        return self.inside(each) if each.opcode == "fusion" else [each]
 
     def background(self) -> float:
         """Bytes copied between the memories of a device while other instructions run."""
@@ -197,6 +206,17 @@ class Program:
                 elements = math.prod(int(length) for length in shape.split(",") if length)
                 total += cost.times * elements * BITS[dtype] / 8
         return total
+
+
+def starts_one(cost: Cost) -> bool:
+    """Whether an instruction is the start of a collective that others go on with."""
+    return cost.instruction.name.startswith("async-collective-start")
+
+
+def channel(each: Instruction) -> str:
+    """The number by which the parts of a collective know each other, "" where there is none."""
+    found = CHANNEL.search(each.text)
+    return found[1] if found else ""
 
 
 def opcode(text: str) -> str:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from facenet_jax.models.platforms import by_platform
 from facenet_jax.models.product import product
+from facenet_jax.runtime.mesh import gathered
 
 kaiming = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # He et al. 2015
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -102,7 +103,7 @@ class Conv(nn.Module):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         function = as_product if self.kernel == 1 else convolution
-        return function(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        return function(x.astype(self.dtype), gathered(kernel.astype(self.dtype)), self.stride)
 
 
 def as_grouped(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -177,4 +178,4 @@ class Depthwise(nn.Module):
         """[B, H, W, C] to [B, H, W, C] in `dtype`."""
         shape = (self.kernel, self.kernel, x.shape[-1])
         kernel = self.param("kernel", depthwise_init, shape)
-        return depthwise(x.astype(self.dtype), kernel.astype(self.dtype))
+        return depthwise(x.astype(self.dtype), gathered(kernel.astype(self.dtype)))

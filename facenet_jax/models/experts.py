@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from facenet_jax.models.convolution import torch_uniform
 from facenet_jax.models.layers import BatchNorm, Dense, LayerNorm, quick_gelu
+from facenet_jax.runtime.mesh import gathered
 
 NORM = 1e-5  # epsilon of LayerNorms, torch's
 
@@ -94,7 +95,7 @@ class Experts(nn.Module):
         shape = (count, self.heads, *[width // self.heads] * 2)
         kernel = self.param("kernel", torch_uniform, shape)
         bias = self.param("bias", nn.initializers.zeros, shape[:3])
-        y = jnp.einsum("behi,ehio->beho", each, kernel) + bias[None]
+        y = jnp.einsum("behi,ehio->beho", each, gathered(kernel)) + bias[None]
         norm = BatchNorm(frozen_bias=False, name="bn")
         y = norm(quick_gelu(y).reshape(size, -1), train).reshape(each.shape)
         return (y * weights.swapaxes(1, 2)[..., None]).reshape(size, -1)

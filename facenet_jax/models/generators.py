@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from facenet_jax.models.convolution import Conv, Depthwise, kaiming
 from facenet_jax.models.layers import BatchNorm, Dense
 from facenet_jax.precision import wide
+from facenet_jax.runtime.mesh import gathered
 
 
 class Generator(nn.Module):
@@ -100,7 +101,7 @@ class Unpool(nn.Module):
         if self.kind == "depthwise":
             start = nn.initializers.normal(1.0)
             kernel = self.param("kernel", start, (*square, channels)).astype(self.dtype)
-            y = x[:, :, None, :, None] * kernel[None, None, :, None]
+            y = x[:, :, None, :, None] * gathered(kernel)[None, None, :, None]
         else:
             dense = functools.partial(Dense, use_bias=False, dtype=self.dtype)
             y = dense(self.size**2 * channels, kernel_init=lecun, name="squares")(x)

@@ -23,6 +23,7 @@ from facenet_jax.models.attention import Parts, attention
 from facenet_jax.models.product import product
 from facenet_jax.models.rope import Rope, rotated
 from facenet_jax.precision import wide
+from facenet_jax.runtime.mesh import gathered
 
 PRODUCT = "product"
 """The name of the results of `Dense`, for a rematerialisation that keeps only these."""
@@ -55,7 +56,7 @@ class Dense(nn.Module):
     def weights(self, width: int, columns: slice) -> tuple[jax.Array, jax.Array | None]:
         """(kernel [width, columns], bias [columns] or None) in `dtype`."""
         kernel = self.param("kernel", self.kernel_init, (width, self.features))
-        kernel = kernel[:, columns].astype(self.dtype)
+        kernel = gathered(kernel[:, columns].astype(self.dtype))
         if not self.use_bias:
             return kernel, None
         bias = self.param("bias", self.bias_init, (self.features,))[columns]
@@ -296,7 +297,7 @@ def plain_block(
 def plain_attention(params: Mapping[str, Any], x: jax.Array, heads: int) -> jax.Array:
     """The attention weights [B, heads, 1+n, 1+n] of a `Block` for x [B, 1+n, D], in float32."""
     y = plain_layer_norm(params["norm1"], x)
-    qkv = y @ params["qkv"]["kernel"] + params["qkv"]["bias"][None, None]
+    qkv = y @ gathered(params["qkv"]["kernel"]) + params["qkv"]["bias"][None, None]
     q, k, _ = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, heads, x.shape[-1] // heads), 2, 0)
     return jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k) * q.shape[-1] ** -0.5)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from facenet_jax.models.platforms import by_platform
+from facenet_jax.runtime.mesh import kept
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -33,7 +34,7 @@ def forward(
     subscripts: str, x: jax.Array, kernel: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """`product`, and what its gradient needs."""
-    return product(subscripts, x, kernel), (x, kernel)
+    return product(subscripts, x, kernel), (x, kept(kernel))
 
 
 def backward(

@@ -21,13 +21,14 @@ from facenet_jax.models.layers import (
     normal_002,
 )
 from facenet_jax.models.patches import grid, patches, sincos_position
+from facenet_jax.runtime.mesh import GATHERED
 
 REMAT = {
     "auto": None,  # `run.fitted_step` builds the network again with another
     "none": None,
     # By name: JAX's policies for products go by their batch axes, and stacked modalities are one.
     # With the maxima and sums of the softmax its weights come back in one pass over the scores.
-    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT, SOFTMAX),
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT, SOFTMAX, GATHERED),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

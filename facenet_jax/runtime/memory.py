@@ -14,6 +14,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from data_tfds.errors import UserError
+from facenet_jax.runtime.mesh import divided
 
 CGROUP = pathlib.Path("/sys/fs/cgroup/memory.max")
 """Where Linux gives a container's limit, a number of bytes or "max"."""
@@ -148,8 +149,9 @@ def remedies(config: ml_collections.ConfigDict, devices: int, need: Budget | Non
         options.append("recompute activations with --config.model.remat=full")
     if config.data.resident != "never" and large(need.images if need else 0):
         options.append("stream the images with --config.data.resident=never")
-    if devices > 1 and not train.shard_state and large(need.optimizer if need else 0):
-        options.append("divide parameters and optimiser with --config.train.shard_state")
+    whole = devices > 1 and not divided(train.shard_state, devices, jax.default_backend())
+    if whole and large(need.optimizer if need else 0):
+        options.append("divide parameters and optimiser with --config.train.shard_state=always")
     # On a CPU it saves nothing.
     if "dtype" in model and model.dtype == "float32" and jax.default_backend() != "cpu":
         options.append("multiply in half the bytes with --config.model.dtype=bfloat16")

@@ -123,6 +123,26 @@ def test_collectives_count_as_often_as_they_run():
     assert hlo.Program(TEXT, steps=20).collectives() == [(one, 11), (one, 20), (part, 1)]
 
 
+def test_a_collective_in_parts_counts_once():
+    """Its start, a step within other work and its end name one channel; others have their own."""
+    text = TEXT
+    for part, name in enumerate(
+        ("async-collective-start.1", "fusion.9", "async-collective-done.1")
+    ):
+        text = text.replace(
+            "%condition (y:",
+            f"%part{part} (p.6: f32[2,8]) -> f32[4,8] {{\n"
+            f"  %p.6 = f32[2,8]{{1,0}} parameter(0)\n"
+            f"  ROOT %g.{part} = f32[4,8]{{1,0}} all-gather(%p.6), channel_id=3, dimensions={{0}}\n"
+            f"}}\n\n%condition (y:",
+        ).replace(
+            "  %one =",
+            f"  %{name} = f32[4,8]{{1,0}} fusion(%part), kind=kCustom, calls=%part{part}\n  %one =",
+        )
+    before, found = (hlo.Program(x, steps=20).collectives() for x in (TEXT, text))
+    assert found == [*before, (Collective("all-gather", "f32", (4, 8)), 1)]
+
+
 def test_copies_in_the_background_count_their_bytes():
     assert hlo.Program(TEXT, steps=20).background() == 4 * 8 * 4 + 96
 

@@ -61,7 +61,7 @@ def test_a_container_has_what_it_is_given(tmp_path, monkeypatch):
 
 def test_a_budget_counts_what_each_device_holds():
     t = tiny.Trainer(
-        tiny.config("three_stream", train__shard_state=True, train__shard_above=512), 4
+        tiny.config("three_stream", train__shard_state="always", train__shard_above=512), 4
     )
     state, images = t.start(), sum(x.nbytes for x in t.data.images)
     need = t.program.budget(state, [t.data])

@@ -82,7 +82,7 @@ def test_what_changes_no_parameter_may_change(tmp_path):
         "model__unroll": 0,
         "train__evaluate_every": 3,
         "train__save_every_steps": 7,
-        "train__shard_state": True,
+        "train__shard_state": "always",
         "data__root": "/elsewhere",
         "data__resident": "never",
         "data__max_memory_fraction": 0.1,
@@ -172,11 +172,11 @@ def test_the_demo_of_version_0_1_0_is_the_demo_of_today(old, log_lines):
     assert before.keys() == now.keys()
     # The demo counts steps: its epochs, once 11 for the schedule's sake, mean nothing any more.
     differing = {name for name in now if before[name] != now[name]}
-    # What is computed again follows the device's memory since 0.2.0, and how many samples are
-    # embedded at once the number of devices, unless an option says it; and the demo matches after
-    # the neck and completes what is blinded (docs/flare.md).
+    # What is computed again follows the device's memory since 0.2.0, how many samples are embedded
+    # at once the number of devices, and whether the state is divided their kind, unless an option
+    # says it; and the demo matches after the neck and completes what is blinded (docs/flare.md).
     matching = {"model.neck_feature", "evaluate.complete"}
-    chosen = {"model.remat", "model.unroll", "evaluate.batch"}
+    chosen = {"model.remat", "model.unroll", "evaluate.batch", "train.shard_state"}
     assert differing == {"train.epochs"} | chosen | matching
     stored.log_added(old)
     (line,) = log_lines
@@ -277,3 +277,13 @@ def test_results_on_other_data_have_a_folder_of_their_own(tmp_path):
         changed(model__width=32)
     with pytest.raises(UserError, match=r"config.data.image_size was"):
         changed(data__image_size=(16, 8))
+
+
+@pytest.mark.parametrize(("before", "now"), [(False, "never"), (True, "always")])
+def test_a_state_that_was_divided_stays_so(tmp_path, before, now):
+    """Version 0.1.0 and those until November 2026 had a switch."""
+    claim(tmp_path, tiny.config())
+    values = json.loads((tmp_path / "config.json").read_text())
+    values["train"]["shard_state"] = before
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert stored.read_config(tmp_path).train.shard_state == now
