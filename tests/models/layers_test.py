@@ -296,3 +296,14 @@ def test_gelu_is_the_exact_one():
     np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), slope, atol=1e-6)
     half = gelu(jnp.asarray(x, jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
+
+
+def test_gelu_of_bfloat16_in_evaluation_is_exact_but_for_its_rounding():
+    """Over all bfloat16 numbers, large ones too: what is left is half a unit of the last place."""
+    x = jnp.arange(1 << 16, dtype=jnp.uint16).view(jnp.bfloat16)
+    x = x[jnp.isfinite(x)]
+    exact = np.asarray(gelu(x.astype(jnp.float32), train=False), np.float64)
+    found = np.asarray(gelu(x, train=False), np.float64)
+    assert (np.abs(found - exact) <= 3e-5 + 2.0**-8 * np.abs(exact)).all()
+    np.testing.assert_array_equal(exact, np.asarray(gelu(x.astype(jnp.float32)), np.float64))
+    assert (found != np.asarray(gelu(x), np.float64)).any()  # another form
