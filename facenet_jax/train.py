@@ -36,6 +36,7 @@ from facenet_jax.runtime.checkpoint_record import selected
 from facenet_jax.runtime.log import Log
 from facenet_jax.runtime.preemption import Preemption
 from facenet_jax.runtime.profile import Profile
+from facenet_jax.step import is_divided
 
 
 def train(
@@ -79,7 +80,7 @@ def train(
         workdir,
         total,
         run.plan.batch,
-        devices(),
+        devices(run),
         step,
         f"{parameter_overview.count_parameters(state.params):,}",
     )
@@ -224,7 +225,9 @@ def parameter_table(params: Mapping[str, Any]) -> str:
     return parameter_overview.get_parameter_overview(params, include_stats=False)
 
 
-def devices() -> str:
-    """The devices in words."""
+def devices(run: Run) -> str:
+    """The devices in words, and whether they hold a part of the state each."""
     kinds = [device.device_kind for device in jax.devices()]
-    return ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
+    words = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
+    shares = is_divided(run.config, run.mesh)
+    return words + (" (parameters and optimiser divided over them)" if shares else "")

@@ -65,7 +65,7 @@ def divided(choice: str, devices: int, backend: str) -> bool:
     On a TPU the step is shorter for it, by its compiler's estimate: each device moves a part of the
     momentum. On a GPU nothing was measured.
     """
-    return choice == "always" or (choice == "auto" and devices > 1 and backend == "tpu")
+    return devices > 1 and (choice == "always" or (choice == "auto" and backend == "tpu"))
 
 
 def kernels_divided(mesh: Mesh) -> AbstractContextManager:

@@ -25,6 +25,7 @@ def four():
         ("auto", 4, "gpu", False),
         ("auto", 4, "cpu", False),
         ("always", 4, "cpu", True),
+        ("always", 1, "tpu", False),
         ("never", 4, "tpu", False),
     ],
 )

@@ -233,6 +233,7 @@ def test_two_processes_train_as_one_and_stop_together(place):
     left = Checkpoints(place / "two" / "checkpoints").latest()
     assert 4 < left < RUN
     assert f"saved step {left}" in first
+    assert "4 x cpu (parameters and optimiser divided over them)" in first
     assert "saved step" not in second  # only process 0 speaks
     assert not (place / "two" / "result.json").exists()
 
