@@ -158,7 +158,7 @@ def test_divided_parameters_are_gathered_and_no_activation_is():
     assert {size for size in sizes["all-gather"] if size > largest} <= set(parameters)
     assert sum(sizes["all-gather"]) < 1.1 * large + 24 * largest
     summed = sizes["all-reduce"] + [4 * size for size in sizes["reduce-scatter"]]
-    assert 0.9 * sum(parameters) < sum(summed) < 1.7 * sum(parameters)  # 1.64: as above
+    assert 0.9 * sum(parameters) < sum(summed) < 1.4 * sum(parameters)  # as above
     assert max(summed) <= max(parameters)
     assert not sizes["all-to-all"]
 
