@@ -183,10 +183,12 @@ def gelu(x: jax.Array, train: bool = True) -> jax.Array:
     y = x.astype(jnp.float32)
     if train or x.dtype != jnp.bfloat16:
         erf = jax.lax.erf(y * np.sqrt(0.5).astype(np.float32))
-    else:  # fitted over |x| < 6; beyond 7 the polynomial would turn back
-        square = jnp.minimum(y * y, 49.0)
-        erf = jnp.tanh(y * (0.797497 + square * (0.0370153 - 0.000353075 * square)))
-    return (0.5 * y * (1 + erf)).astype(x.dtype)
+        return (0.5 * y * (1 + erf)).astype(x.dtype)
+    # Fitted over |x| < 6; beyond 7 the polynomial would turn back.
+    square = jnp.minimum(y * y, 49.0)
+    erf = jnp.tanh(y * (0.797497 + square * (0.0370153 - 0.000353075 * square)))
+    # Without the barrier XLA:TPU computes this again in each part of the next product.
+    return jax.lax.optimization_barrier((0.5 * y * (1 + erf)).astype(x.dtype))
 
 
 def quick_gelu(x: jax.Array, train: bool = True) -> jax.Array:
@@ -278,10 +280,6 @@ class Block(nn.Module):
         fc2 = Dense(width, dtype=self.dtype, name="fc2")
         activation = ACTIVATIONS[kind.activation]
         y = [activation(part, train) for part in fc1([norm(part) for part in x])]
-        if not train:
-            # Otherwise XLA:TPU computes the activation again inside the product of fc2. In training
-            # that is the shorter way, by its compiler's estimate.
-            y = jax.lax.optimization_barrier(y)
         return residual(x, fc2(y), "scale2")
 
 
