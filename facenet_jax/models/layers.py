@@ -182,8 +182,7 @@ def gelu(x: jax.Array, train: bool = True) -> jax.Array:
     """
     y = x.astype(jnp.float32)
     if train or x.dtype != jnp.bfloat16:
-        erf = jax.lax.erf(y * np.sqrt(0.5).astype(np.float32))
-        return (0.5 * y * (1 + erf)).astype(x.dtype)
+        return (0.5 * y * (1 + jax.lax.erf(y * np.sqrt(0.5).astype(np.float32)))).astype(x.dtype)
     # Fitted over |x| < 6; beyond 7 the polynomial would turn back.
     square = jnp.minimum(y * y, 49.0)
     erf = jnp.tanh(y * (0.797497 + square * (0.0370153 - 0.000353075 * square)))
