@@ -176,9 +176,9 @@ def gelu(x: jax.Array, train: bool = True) -> jax.Array:
     """x (1 + erf(x / sqrt(2))) / 2, in float32 and back in the type of x.
 
     Written with erf: `jax.nn.gelu` takes erfc, with which it costs five times as much on a CPU. The
-    two differ by less than 1e-6. Of bfloat16 in evaluation erf is the tanh of a polynomial, in a
-    third of the operations: within 3e-5 of the same, where rounding to bfloat16 changes a result of
-    1 by 4e-3. In training that is slower on a TPU, by its compiler's estimate.
+    two differ by less than 1e-6. Of bfloat16 in evaluation erf is the tanh of a polynomial, in
+    fewer operations: within 3e-5 of the same, where rounding to bfloat16 changes a result of 1 by
+    up to 4e-3. In training that is slower on a TPU, by its compiler's estimate.
     """
     y = x.astype(jnp.float32)
     if train or x.dtype != jnp.bfloat16:

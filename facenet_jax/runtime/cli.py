@@ -100,7 +100,18 @@ def explained() -> Iterator[None]:
         raise UserError(f"A config file is no Python: {error.msg} in {where}.", 2) from error
     except flags.Error as error:
         text = str(error).removesuffix(".").replace(" ?", "?")
+        if "Traceback (most recent call last)" in text:
+            text = without_traceback(text)
         raise UserError(text if text.endswith("?") else f"{text}.", 2) from error
+
+
+def without_traceback(text: str) -> str:
+    """What went wrong in a config file, from the traceback in the error of ml_collections."""
+    lines = [line.strip() for line in text.replace("\\n", "\n").splitlines()]
+    places = [re.match(r'File "(.+)", line (\d+)', line) for line in lines]
+    *_, place = (x for x in places if x and "site-packages" not in x[1])
+    said = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)] or lines
+    return f"The config file fails in line {place[2]} of {place[1]}: {said[-1].rstrip('.')}"
 
 
 def define_stored(

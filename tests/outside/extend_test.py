@@ -141,12 +141,14 @@ def test_files(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["with_linear", "with_convolutions"])
-def test_a_divided_state_gives_the_losses_of_a_whole_one(name, tmp_path, monkeypatch):
+def test_a_divided_state_gives_the_losses_of_a_whole_one(name, tmp_path, monkeypatch, log_lines):
     """Though the kernels of the page are not gathered by layers of ours."""
     c = recipe(name)
     _, expected = trained(c, tmp_path / "whole")
+    assert not any("divided over them" in line for line in log_lines)
     monkeypatch.setattr(run, "make_mesh", lambda: tiny.make_mesh(4))
     c.train.shard_state, c.train.shard_above = "always", 64
     _, found = trained(c, tmp_path / "divided")
+    assert any("divided over them" in line for line in log_lines)
     for one, other in zip(expected, found, strict=True):
         assert other["train/loss"] == pytest.approx(one["train/loss"], rel=1e-5)

@@ -289,3 +289,20 @@ def test_a_config_that_is_no_python_is_one_sentence(tmp_path):
     said = r"no Python: invalid syntax in mine\.py, line 2\.$"
     with pytest.raises(UserError, match=said), cli.explained():
         compile("x = 1\ndef get_config(:\n", "mine.py", "exec")
+
+
+def test_a_config_that_fails_is_one_sentence_with_its_line(tmp_path):
+    """Not the traceback that ml_collections puts into its error."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from configs import demo\n\n\ndef get_config():\n    c = demo.get_config()\n"
+        "    c.train.shard_state = True\n    return c\n"
+    )
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    with pytest.raises(UserError) as refusal, cli.explained():
+        values(["main.py", f"--config={file}"])
+    text = str(refusal.value)
+    assert f"The config file fails in line 6 of {file}: TypeError" in text
+    assert "shard_state" in text
+    assert "Traceback" not in text

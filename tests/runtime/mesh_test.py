@@ -9,12 +9,13 @@ from jax.sharding import PartitionSpec as P
 
 from facenet_jax.models.layers import Dense
 from facenet_jax.runtime import mesh as meshes
+from tests.support import tiny_run as tiny
 
 
 @pytest.fixture
 def four():
     """Four of the devices."""
-    return jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    return tiny.make_mesh(4)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,13 @@ def test_a_divided_kernel_is_gathered_in_the_type_of_the_product(four):
         *map(jax.tree.leaves, (found, jax.jit(jax.grad(loss))(params))), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_array_is_made_whole_by_one_compiled_program(four):
+    """Every evaluation of a divided state asks for it."""
+    x = jax.device_put(np.arange(8.0, dtype=np.float32), NamedSharding(four, P("data")))
+    whole = meshes.replicated({"x": x}, four)["x"]
+    assert whole.sharding.is_fully_replicated
+    np.testing.assert_array_equal(whole, x)
+    with jax.no_tracing():
+        meshes.replicated({"x": x}, four)
